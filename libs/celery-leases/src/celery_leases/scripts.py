@@ -1,0 +1,58 @@
+"""The broker's Lua scripts, and how one is run: by its digest, and by its text when Redis has forgotten it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+from celery_leases.publish import PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA, source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import redis
+
+Argument = str | bytes | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua script."""
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the digest that Redis knows the script by."""
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", digest)
+
+    def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
+        """Run the script; a Redis that has forgotten it (restarted, flushed) is given its text."""
+        try:
+            return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+
+    def command(self, keys: Sequence[str], arguments: Sequence[Argument], *, whole: bool) -> list[Argument]:
+        """Return the command for a connection that is polled: by digest, or `whole` after a NOSCRIPT."""
+        how: list[Argument] = ["EVAL", self.text] if whole else ["EVALSHA", self.digest]
+        return [*how, len(keys), *keys, *arguments]
+
+
+_QUEUE = source("queue")
+
+PUBLISH = Script(
+    PUBLISH_LUA + "return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))"
+)
+WITHDRAW = Script(WITHDRAW_LUA + "return leases_withdraw(ARGV[1], ARGV[2], ARGV[3])")
+REDRIVE = Script(PUBLISH_LUA + REDRIVE_LUA + "return leases_redrive(ARGV[1], ARGV[2], ARGV[3])")
+POP = Script(_QUEUE + source("pop"))
+SETTLE = Script(_QUEUE + source("settle"))
+HAND_BACK = Script(_QUEUE + source("hand_back"))
+RENEW = Script(_QUEUE + source("renew"))
+SWEEP = Script(_QUEUE + source("sweep"))
+REPORTED = Script(source("reported"))

@@ -1,0 +1,47 @@
+-- leases_publish(prefix, queue, tag, message, due_ms, priority)
+-- Puts a message into its queue, or among the delayed ones when due_ms (Redis's clock) lies ahead.
+-- Returns 1 when it waits, 2 when it is delayed, 0 when its tag is already live, delayed or settled (nothing changes).
+local function leases_publish(prefix, queue, tag, message, due_ms, priority)
+  local base = prefix .. queue
+  if redis.call('HEXISTS', base .. ':delayed-messages', tag) == 1
+      or redis.call('ZSCORE', base .. ':settled', tag)
+      or redis.call('HEXISTS', base .. ':live', tag) == 1 then
+    return 0
+  end
+  local outcome = 1
+  if tonumber(priority) > 0 then
+    redis.call('HSET', base .. ':priorities', tag, priority)
+  end
+  local now = nil
+  if tonumber(due_ms) > 0 then
+    local time = redis.call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  if now and tonumber(due_ms) > now then
+    redis.call('HSET', base .. ':delayed-messages', tag, message)
+    redis.call('ZADD', base .. ':delayed', due_ms, tag)
+    redis.call('SADD', prefix .. 'queues', queue)
+    outcome = 2
+  else
+    redis.call('HSET', base .. ':live', tag, message)
+    local waiting = base .. ':waiting'
+    if tonumber(priority) > 0 then
+      waiting = waiting .. '.' .. priority
+    end
+    redis.call('LPUSH', waiting, tag)
+    -- The bell only wakes idle workers; more rings than workers would cost memory and no more.
+    if redis.call('LPUSH', base .. ':bell', 1) > 32 then
+      redis.call('LTRIM', base .. ':bell', 0, 31)
+    end
+    if redis.call('HLEN', base .. ':live') == 1 then
+      redis.call('SADD', prefix .. 'queues', queue)
+    end
+  end
+  local expires = redis.call('GET', base .. ':expires')
+  if expires then
+    for _, part in ipairs({'live', 'waiting', 'bell', 'expires', 'priorities', 'delayed', 'delayed-messages'}) do
+      redis.call('PEXPIRE', base .. ':' .. part, expires)
+    end
+  end
+  return outcome
+end

@@ -1,0 +1,14 @@
+-- Renews the leases of one owner. ARGV: prefix, owner, lease_ms, then queue, tag, delivery of each.
+-- Returns the positions (from 1) of those that are not this owner's any more.
+local prefix, owner = ARGV[1], ARGV[2]
+local until_ms = now_ms() + tonumber(ARGV[3])
+local lost = {}
+for i = 4, #ARGV, 3 do
+  local base, tag = prefix .. ARGV[i], ARGV[i + 1]
+  if redis.call('HGET', base .. ':owners', tag) == owner .. ' ' .. ARGV[i + 2] then
+    redis.call('ZADD', base .. ':leases', until_ms, tag)
+  else
+    lost[#lost + 1] = (i - 1) / 3
+  end
+end
+return lost

@@ -1,0 +1,2 @@
+-- Marks a dead letter as reported. KEYS[1]: the queue's base. ARGV: tag.
+return redis.call('ZREM', KEYS[1] .. ':unreported', ARGV[1])

@@ -1,0 +1,340 @@
+"""The kombu transport: ``broker_transport = "celery_leases:Transport"``.
+
+What is kombu's stays kombu's: connections, TLS, Sentinel, fanout, the poller, reconnects, health checks. What is ours
+is how a message is put, taken and settled. The polling connection alternates two commands: the pop script, and, only
+when that found nothing, BRPOP on the bells of its queues.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from celery import current_app
+from celery.utils.time import maybe_make_aware
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.transport.virtual import Empty
+from kombu.utils.json import dumps, loads
+from redis.exceptions import NoScriptError
+
+from celery_leases import keys, leases, scripts, worker
+from celery_leases.leases import Holder, Lease, holder_for
+from celery_leases.options import Options
+from celery_leases.publish import tag
+from celery_leases.qos import QoS
+from celery_leases.sweep import milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# The header that tells a task how often it has been delivered, from 1.
+DELIVERY_HEADER: Final = "delivery_count"
+
+
+class Message(virtual.Message):
+    """A message that remembers whether it could be decoded."""
+
+    def _decode(self) -> Any:  # noqa: ANN401 -- the payload is whatever was sent
+        try:
+            return super()._decode()
+        except Exception as error:
+            self.errors.append(error)
+            raise
+
+
+class LeaseChannel:
+    """What our two channels (plain and Sentinel) override of kombu's."""
+
+    QoS = QoS
+    Message = Message
+    supports_batch_publish = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        """Read our options; kombu's own keys get the same prefix."""
+        connection = args[0] if args else kwargs["connection"]
+        self.options = Options.of(connection.client.transport_options)
+        self.global_keyprefix = self.options.key_prefix
+        self._holder: Holder | None = None
+        self._no_ack: dict[str, bool] = {}
+        self._counted = False
+        # The command whose answer the polling connection waits for, and what the last pop found.
+        self._in_flight = ""
+        self._popped: list[str] = []
+        self._found_nothing = False
+        self._forgotten = False
+        super().__init__(*args, **kwargs)
+
+    @property
+    def holder(self) -> Holder:
+        """This process's leases at this broker."""
+        if self._holder is None:
+            client = self.connection.client
+            self._holder = holder_for(client.as_uri(include_password=True), self.options, self._get_pool)
+        return self._holder
+
+    # -- publishing
+
+    def _put(self, queue: str, message: dict[str, Any], **_: object) -> None:
+        """Publish; a tag that is already live, delayed or settled is dropped."""
+        properties, headers = message["properties"], message.get("headers") or {}
+        arguments = [
+            self.options.key_prefix,
+            queue,
+            _tag_of(headers, properties),
+            dumps(message),
+            _due_ms(headers.get("eta")),
+            self.priority(self._get_message_priority(message)),
+        ]
+        scripts.PUBLISH(self._plain_client, [], arguments)
+
+    # -- taking
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001 -- kombu's signature
+        """Consume from a queue; the first that acknowledges starts the sweeping."""
+        self._no_ack[queue] = bool(no_ack)
+        result = super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
+        if not no_ack and not self._counted and queue not in self.active_fanout_queues:
+            self._counted = True
+            self.holder.add_consumer()
+        return result
+
+    def basic_get(self, queue: str, no_ack: bool = False, **_: object) -> virtual.Message | None:  # noqa: FBT001, FBT002 -- kombu's signature
+        """Return one message, or None."""
+        reply = scripts.POP(self._plain_client, [self._base(queue)], self._pop_arguments([no_ack]))
+        if not reply:
+            return None
+        payload = self._accept([queue], reply, [no_ack])
+        if payload is None:
+            return None
+        message = self.Message(payload[0], channel=self)
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return message
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002 -- kombu's signature
+        reply = scripts.POP(self._plain_client, [self._base(queue)], self._pop_arguments([True]))
+        payload = reply and self._accept([queue], reply, [True])
+        if not payload:
+            raise Empty
+        envelope: dict[str, Any] = payload[0]
+        return envelope
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Send the next command on the polling connection."""
+        leases.tick()
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        connection = self.client.connection
+        if self._found_nothing:
+            command: Sequence[scripts.Argument] = [
+                "BRPOP",
+                *(keys.key(self.options.key_prefix, queue, keys.BELL) for queue in queues),
+                timeout or self.brpop_timeout or 0,
+            ]
+            self._in_flight = "BRPOP"
+        else:
+            no_ack = [self._no_ack.get(queue, False) for queue in queues]
+            bases = [self._base(queue) for queue in queues]
+            command = scripts.POP.command(bases, self._pop_arguments(no_ack), whole=self._forgotten)
+            self._in_flight = "POP"
+            self._popped = list(queues)
+        self._in_poll = connection
+        self._brpop_sent_at = monotonic()
+        connection.send_command(*command)
+
+    def _brpop_read(self, **options: object) -> bool:
+        """Read the answer of the command in flight and deliver its message, if it has one."""
+        command, self._in_flight = self._in_flight, ""
+        try:
+            reply = self.client.connection.read_response()
+        except NoScriptError:
+            self._forgotten = True
+            raise Empty from None
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            self._found_nothing = False
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if command == "BRPOP":
+            self._found_nothing = False
+            raise Empty
+        self._forgotten = False
+        if not reply:
+            self._found_nothing = True
+            raise Empty
+        no_ack = [self._no_ack.get(queue, False) for queue in self._popped]
+        delivered = self._accept(self._popped, reply, no_ack)
+        if delivered is None:
+            raise Empty
+        payload, queue = delivered
+        self._queue_cycle.rotate(queue)
+        self.connection._deliver(payload, queue)  # noqa: SLF001 -- as kombu's own channels do
+        return True
+
+    def _accept(
+        self, queues: Sequence[str], reply: Sequence[Any], no_ack: Sequence[bool]
+    ) -> tuple[dict[str, Any], str] | None:
+        """Hold what a pop took and return its envelope; None when it went back or to the dead letters."""
+        index, tag_bytes, raw, delivery = reply
+        queue, takes = queues[int(index) - 1], no_ack[int(index) - 1]
+        lease = Lease(queue, tag_bytes.decode(), int(delivery))
+        try:
+            payload: dict[str, Any] = loads(raw.decode())
+            headers, properties = payload["headers"], payload["properties"]
+            task = headers.get("task")
+            priority = self.priority(self._get_message_priority(payload))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if not takes:
+                self.holder.hold(lease, _nothing)
+                self.holder.bury(lease.delivery_tag, "message.undecodable")
+            return None
+        if takes:
+            return payload, queue
+        lease = Lease(queue, lease.tag, lease.delivery, priority)
+        if task is not None and not worker.knows(task):
+            self.holder.refuse(lease)
+            return None
+        properties["delivery_tag"] = lease.delivery_tag
+        headers[DELIVERY_HEADER] = lease.delivery
+        properties.setdefault("delivery_info", {})["redelivered"] = lease.delivery > 1
+        self.holder.hold(lease, lambda: virtual.QoS.ack(self.qos, lease.delivery_tag))
+        return payload, queue
+
+    # -- queues
+
+    def _size(self, queue: str) -> int:
+        with self._plain_client.pipeline(transaction=False) as pipe:
+            for name in _waiting_lists(self._base(queue)):
+                pipe.llen(name)
+            return sum(pipe.execute())
+
+    def _has_queue(self, queue: str, **_: object) -> bool:
+        names = [f"{self._base(queue)}:{part}" for part in keys.PARTS]
+        return bool(self._plain_client.exists(*names))
+
+    def _purge(self, queue: str) -> int:
+        """Remove what waits; what runs stays. Returns how many messages were removed."""
+        removed = 0
+        for name in _waiting_lists(self._base(queue)):
+            while tags := self._plain_client.rpop(name, 1000):
+                removed += self._plain_client.hdel(f"{self._base(queue)}:{keys.LIVE}", *tags)
+        return removed
+
+    def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:  # noqa: ANN401, FBT001, FBT002 -- kombu's signature
+        super()._new_queue(queue, auto_delete=auto_delete, **kwargs)  # type: ignore[misc]
+        if queue in self._expires:
+            limit_ms = self._expires[queue]
+            self._plain_client.set(f"{self._base(queue)}:{keys.EXPIRES}", limit_ms, px=limit_ms)
+
+    def _maybe_update_queues_expire(self, client: object, queue: str) -> None:
+        """Do nothing: the publish script keeps the time to live of all keys of an expiring queue."""
+
+    def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)  # type: ignore[misc]
+        self._plain_client.delete(*(f"{self._base(queue)}:{part}" for part in keys.PARTS))
+        self._plain_client.srem(keys.registry(self.options.key_prefix), queue)
+
+    def _restore(self, message: virtual.Message, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- kombu's signature
+        self.holder.requeue(message.delivery_tag)
+
+    def close(self) -> None:
+        """Close the channel; the process keeps the leases of what runs."""
+        if self._counted:
+            self._counted = False
+            self.holder.remove_consumer()
+        super().close()  # type: ignore[misc]
+
+    # -- small things
+
+    @property
+    def _plain_client(self) -> redis.Redis:
+        """A client that sets no prefix: our key names carry it already."""
+        return redis.Redis(connection_pool=self.pool)
+
+    def _base(self, queue: str) -> str:
+        return f"{self.options.key_prefix}{queue}"
+
+    def _pop_arguments(self, no_ack: Sequence[bool]) -> list[scripts.Argument]:
+        lease_ms = milliseconds(self.options.lease_seconds)
+        return [self.holder.owner, lease_ms, *("take" if taken else "lease" for taken in no_ack)]
+
+    if TYPE_CHECKING:  # What kombu's channel brings.
+        connection: Any
+        client: Any
+        pool: redis.ConnectionPool
+        qos: QoS
+        active_queues: list[str]
+        active_fanout_queues: set[str]
+        connection_errors: tuple[type[BaseException], ...]
+        brpop_timeout: float
+        _queue_cycle: Any
+        _expires: dict[str, int]
+        _get_pool: Callable[[], redis.ConnectionPool]
+        _flush_brpop_reauth: Callable[[], None]
+        _get_message_priority: Callable[[dict[str, Any]], int]
+        priority: Callable[[int], int]
+
+
+class Channel(LeaseChannel, kombu_redis.Channel):
+    """A channel on one Redis."""
+
+
+class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
+    """A channel on the master that Redis Sentinel names."""
+
+
+class Transport(kombu_redis.Transport):
+    """Celery's broker with leases on one Redis or Valkey."""
+
+    Channel = Channel
+    supports_batch_publish = False
+    implements = kombu_redis.Transport.implements.extend(batch_publish=False)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        """Let each turn of the worker's loop be seen by the leases."""
+        super().register_with_event_loop(connection, loop)
+        loop.on_tick.add(leases.tick)
+
+
+class SentinelTransport(Transport):
+    """The same with Sentinel: URLs of the form ``sentinel://host:26379`` and the option ``master_name``."""
+
+    default_port = 26379
+    Channel = SentinelChannel
+
+
+def _tag_of(headers: dict[str, Any], properties: dict[str, Any]) -> str:
+    """Return the tag of a message; one that is not a task's is never a duplicate."""
+    task_id = headers.get("id")
+    if task_id is None or "task" not in headers:
+        return f"message:{properties['delivery_tag']}"
+    return tag(task_id, headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0)
+
+
+def _due_ms(eta: str | None) -> int:
+    """Return when an ETA is due in milliseconds since the epoch; 0 when there is none, or none that can be read."""
+    if not eta:
+        return 0
+    try:
+        due = datetime.fromisoformat(eta)
+    except ValueError:
+        return 0  # the worker refuses the message with a clear error
+    if due.tzinfo is None:
+        due = maybe_make_aware(due, current_app.timezone)
+    return milliseconds(due.timestamp())
+
+
+def _waiting_lists(base: str) -> list[str]:
+    return [f"{base}:{part}" for part in keys.PARTS if part.startswith(keys.WAITING)]
+
+
+def _nothing() -> None:
+    """Be told of a lost lease that nobody waits for."""
+
+

@@ -1,0 +1,92 @@
+"""The Celery application that the worker processes of these tests run. Effects are kept outside of Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import celery_leases
+from celery import Celery
+from celery.exceptions import Reject
+
+app = Celery("leases", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
+app.conf.update(celery_leases.SETTINGS)
+app.conf.update(
+    broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
+    task_default_queue="work",
+    worker_enable_remote_control=os.environ.get("REMOTE_CONTROL", "1") == "1",
+)
+LEDGER = Path(os.environ["LEDGER"])
+
+
+def note(what: str, key: object) -> None:
+    """Append one line to the ledger; O_APPEND keeps lines of several processes whole."""
+    file = os.open(LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{what} {key} {os.getpid()} {time.time():.3f}\n".encode())
+    os.close(file)
+
+
+@app.task
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@app.task(ignore_result=True)
+def effect(key: str, seconds: float = 0.0) -> None:
+    note("start", key)
+    time.sleep(seconds)
+    note("done", key)
+
+
+@app.task(bind=True)
+def step(self, value: str, seconds: float = 0.0) -> str:
+    note("start", f"{value}:{self.request.get('delivery_count')}")
+    time.sleep(seconds)
+    note("done", value)
+    return value + "."
+
+
+@app.task(bind=True)
+def delivery(self) -> tuple[int, bool]:
+    return self.request.get("delivery_count"), self.request.delivery_info["redelivered"]
+
+
+@app.task(bind=True, max_retries=2)
+def flaky(self, countdown: float) -> int:
+    if self.request.retries < 2:
+        raise self.retry(countdown=countdown)
+    return self.request.retries
+
+
+@app.task(bind=True)
+def replaced(self, value: int) -> int:
+    raise self.replace(add.s(value, 1))
+
+
+@app.task
+def poison() -> None:
+    note("start", "poison")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def rejected() -> None:
+    raise Reject("no", requeue=False)
+
+
+@app.task
+def fails() -> None:
+    raise ValueError("as asked")
+
+
+@app.task
+def failed(request, exception, traceback) -> None:
+    note("failed", request.id)
+
+
+@app.task
+def handled(task_id: str) -> None:
+    note("handled", task_id)

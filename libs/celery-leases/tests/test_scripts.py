@@ -1,0 +1,289 @@
+"""The life of a message, script by script: each is atomic, so each can be held by itself."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from celery_leases import keys, scripts
+from celery_leases.options import InvalidOptionError, Options
+from celery_leases.sweep import Sweeper
+from devstack.waiting import until
+
+P, Q = "t:", "q"
+BASE = P + Q
+
+
+def publish(client, name: str, message: str = "{}", due_ms: int = 0, priority: int = 0) -> int:
+    return scripts.PUBLISH(client, [], [P, Q, name, message, due_ms, priority])
+
+
+def pop(client, owner: str = "me", lease_ms: int = 60_000, mode: str = "lease"):
+    return scripts.POP(client, [BASE], [owner, lease_ms, mode])
+
+
+def settle(client, name: str, owner: str = "me", delivery: int = 1, tombstone_ms: int = 0) -> int:
+    return scripts.SETTLE(client, [BASE], [name, owner, delivery, tombstone_ms, 0])
+
+
+def hand_back(client, name: str, *how, owner: str = "me", delivery: int = 1) -> int:
+    return scripts.HAND_BACK(client, [BASE], [name, owner, delivery, *how])
+
+
+def sweep(client, **options):
+    handler = options.pop("on_dead_letter", None)
+    return Sweeper(client, Options(key_prefix=P, on_dead_letter=handler, **options)).sweep()
+
+
+def let_expire(client, *names: str) -> None:
+    for name in names:
+        client.zadd(keys.key(P, Q, keys.LEASES), {name: 1})
+
+
+def parts(client) -> set[str]:
+    return {name.decode().removeprefix(BASE + ":") for name in client.keys(BASE + ":*")}
+
+
+def test_the_oldest_message_is_leased(client):
+    publish(client, "a", "A")
+    publish(client, "b", "B")
+    assert pop(client) == [1, b"a", b"A", 1]
+    assert client.hgetall(keys.key(P, Q, keys.OWNERS)) == {b"a": b"me 1"}
+    assert client.hlen(keys.key(P, Q, keys.LIVE)) == 2
+    assert client.zcard(keys.key(P, Q, keys.LEASES)) == 1
+
+
+def test_a_settled_message_leaves_nothing(client):
+    publish(client, "a", priority=3)
+    pop(client)
+    assert scripts.SETTLE(client, [BASE], ["a", "me", 1, 0, 3]) == 1
+    assert parts(client) == set()
+
+
+def test_priorities_come_in_their_order(client):
+    publish(client, "low", priority=9)
+    publish(client, "high")
+    publish(client, "middle", priority=3)
+    assert [pop(client)[1] for _ in range(3)] == [b"high", b"middle", b"low"]
+
+
+def test_a_handed_back_message_keeps_its_priority(client):
+    publish(client, "low", priority=6)
+    pop(client)
+    assert hand_back(client, "low", "requeue") == 1
+    assert client.lrange(f"{BASE}:waiting.6", 0, -1) == [b"low"]
+
+
+@pytest.mark.parametrize("stale", [("other", 1), ("me", 2)])
+def test_only_the_owner_of_this_delivery_settles(client, stale):
+    publish(client, "a")
+    pop(client)
+    owner, delivery = stale
+    assert settle(client, "a", owner, delivery) == 0
+    assert hand_back(client, "a", "requeue", owner=owner, delivery=delivery) == 0
+    assert scripts.RENEW(client, [], [P, owner, 1000, Q, "a", delivery]) == [1]
+    assert client.hlen(keys.key(P, Q, keys.LIVE)) == 1
+
+
+def test_the_same_owner_wins_it_back_with_another_delivery(client):
+    publish(client, "a")
+    pop(client)
+    let_expire(client, "a")
+    sweep(client)
+    assert pop(client)[3] == 2
+    assert settle(client, "a", delivery=1) == 0
+    assert settle(client, "a", delivery=2) == 1
+    assert "history" not in parts(client)
+
+
+def test_renewing_moves_the_end(client):
+    publish(client, "a")
+    pop(client, lease_ms=1)
+    assert scripts.RENEW(client, [], [P, "me", 60_000, Q, "a", 1]) == []
+    assert client.zscore(keys.key(P, Q, keys.LEASES), "a") > time.time() * 1000 + 50_000
+
+
+def test_an_expired_lease_goes_to_the_head(client):
+    for name in "abc":
+        publish(client, name)
+    pop(client)
+    let_expire(client, "a")
+    assert sweep(client).reclaimed == 1
+    assert [pop(client)[1] for _ in range(3)] == [b"a", b"b", b"c"]
+
+
+def test_consumers_without_acknowledgement_settle_by_the_pop(client):
+    publish(client, "a")
+    assert pop(client, mode="take") == [1, b"a", b"{}", 1]
+    assert parts(client) == set()
+
+
+def test_a_cancelled_message_is_skipped(client):
+    publish(client, "a")
+    publish(client, "b")
+    assert scripts.WITHDRAW(client, [], [P, Q, "a"]) == 1
+    assert pop(client)[1] == b"b"
+    assert scripts.WITHDRAW(client, [], [P, Q, "b"]) == 0, "what runs is not withdrawn"
+
+
+def test_a_delayed_message_is_withdrawn(client):
+    publish(client, "a", due_ms=round(time.time() * 1000) + 60_000)
+    assert scripts.WITHDRAW(client, [], [P, Q, "a"]) == 1
+    assert parts(client) == set()
+
+
+def test_a_message_published_again_after_a_cancel_is_delivered_once(client):
+    publish(client, "a")
+    scripts.WITHDRAW(client, [], [P, Q, "a"])
+    publish(client, "a")
+    assert pop(client)[1] == b"a"
+    assert pop(client) is None
+
+
+def test_due_messages_join_their_queue(client):
+    publish(client, "a", due_ms=round(time.time() * 1000) + 60_000)
+    assert sweep(client).due == 0
+    client.zadd(keys.key(P, Q, keys.DELAYED), {"a": 1})
+    assert sweep(client).due == 1
+    assert pop(client)[1] == b"a"
+
+
+def test_many_due_messages_join_in_one_sweep(client):
+    later = round(time.time() * 1000) + 60_000
+    for number in range(1203):
+        publish(client, str(number), due_ms=later)
+    client.zadd(keys.key(P, Q, keys.DELAYED), {str(number): 1 for number in range(1203)})
+    assert sweep(client).due == 1203
+
+
+def test_a_message_that_ends_badly_alone_is_buried_at_the_limit(client):
+    publish(client, "a", "message")
+    for delivery in (1, 2):
+        pop(client)
+        assert hand_back(client, "a", "failed", 3, delivery=delivery) == 1
+    pop(client, owner="last")
+    let_expire(client, "a")
+    assert sweep(client, delivery_limit=3).buried == 1
+    letter = json.loads(client.hget(keys.key(P, Q, keys.DEAD), "a"))
+    assert letter["message"] == "message"
+    assert letter["reason"] == "delivery.limit"
+    assert letter["deliveries"] == 3
+    assert letter["owner"] == "last"
+    assert client.hlen(keys.key(P, Q, keys.LIVE)) == 0
+
+
+def test_hand_backs_of_a_stopping_worker_are_not_counted(client):
+    publish(client, "a")
+    for delivery in range(1, 8):
+        assert pop(client)[3] == delivery
+        assert hand_back(client, "a", "requeue", delivery=delivery) == 1
+
+
+def test_messages_of_a_dead_node_are_not_blamed(client):
+    """They have a limit of their own, which is larger: innocents share slots with a poison message."""
+    for name in "ab":
+        publish(client, name)
+    for life in range(9):
+        pop(client, owner=f"w{life}")
+        pop(client, owner=f"w{life}")
+        # The two leases of one owner never end in the same millisecond.
+        let_expire(client, "a")
+        sweep(client, delivery_limit=3, shared_delivery_limit=10)
+        let_expire(client, "b")
+        sweep(client, delivery_limit=3, shared_delivery_limit=10)
+    assert client.hlen(keys.key(P, Q, keys.DEAD)) == 0
+    pop(client, owner="last")
+    pop(client, owner="last")
+    let_expire(client, "a", "b")
+    assert sweep(client, delivery_limit=3, shared_delivery_limit=10).buried == 2
+
+
+def test_an_unknown_task_is_delayed_uncounted_and_then_buried(client):
+    publish(client, "a")
+    pop(client)
+    assert hand_back(client, "a", "unknown", 5_000, 600_000) == 1
+    assert client.zcard(keys.key(P, Q, keys.DELAYED)) == 1
+    client.zadd(keys.key(P, Q, keys.DELAYED), {"a": 1})
+    sweep(client)
+    assert pop(client)[3] == 2
+    until(lambda: hand_back(client, "a", "unknown", 5_000, 1, delivery=2) == 2, "the grace of a millisecond to end")
+    assert json.loads(client.hget(keys.key(P, Q, keys.DEAD), "a"))["reason"] == "contract.unknown"
+
+
+def test_a_dead_letter_is_reported_until_the_handler_has_returned(client):
+    publish(client, "a", json.dumps({"headers": {"id": "x"}}))
+    pop(client)
+    hand_back(client, "a", "bury", "because")
+    seen = []
+
+    def breaks(message, reason):
+        seen.append((message["headers"]["id"], reason))
+        raise RuntimeError("the sweeper died here")
+
+    assert sweep(client, on_dead_letter=breaks).reported == 0
+    assert sweep(client, on_dead_letter=breaks).reported == 0, "it waits for a lease before it is tried again"
+    assert seen == [("x", "because")]
+    client.zadd(keys.key(P, Q, keys.UNREPORTED), {"a": 1})
+    works = []
+    assert sweep(client, on_dead_letter=lambda message, reason: works.append(reason)).reported == 1
+    assert works == ["because"]
+    assert client.zcard(keys.key(P, Q, keys.UNREPORTED)) == 0
+
+
+def test_a_message_that_is_no_envelope_is_reported_as_it_is(client):
+    publish(client, "a", "\udcff no json".encode("utf-8", "surrogateescape"))
+    pop(client)
+    hand_back(client, "a", "bury", "message.undecodable")
+    seen = []
+    sweep(client, on_dead_letter=lambda message, reason: seen.append((message["headers"], "raw" in message)))
+    assert seen == [({}, True)]
+
+
+def test_dead_letters_have_their_time(client):
+    publish(client, "a")
+    pop(client)
+    hand_back(client, "a", "bury", "because")
+    client.zadd(keys.key(P, Q, keys.DEAD_AT), {"a": 1})
+    sweep(client, dead_letter_retention_seconds=60)
+    assert client.hlen(keys.key(P, Q, keys.DEAD)) == 0
+
+
+def test_redriving_starts_anew(client):
+    publish(client, "a", "message")
+    for delivery in (1, 2, 3):
+        pop(client)
+        hand_back(client, "a", "failed", 3, delivery=delivery)
+    assert scripts.REDRIVE(client, [], [P, Q, "a"]) == 1
+    assert pop(client) == [1, b"a", b"message", 1]
+    assert scripts.REDRIVE(client, [], [P, Q, "a"]) == 0
+
+
+def test_tombstones_end(client):
+    publish(client, "a")
+    pop(client)
+    settle(client, "a", tombstone_ms=60_000)
+    assert publish(client, "a") == 0
+    client.zadd(keys.key(P, Q, keys.SETTLED), {"a": 1})
+    sweep(client, tombstone_seconds=60)
+    assert publish(client, "a") == 1
+
+
+def test_scripts_survive_a_redis_that_has_forgotten_them(client):
+    publish(client, "a")
+    client.script_flush()
+    assert pop(client)[1] == b"a"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lease_seconds": 0}, {"sweep_interval_seconds": -1}, {"delivery_limit": 0}, {"tombstone_seconds": -1}],
+)
+def test_options_that_cannot_work_are_refused_by_name(options):
+    with pytest.raises(InvalidOptionError, match=next(iter(options))):
+        Options(**options)
+
+
+def test_kombus_own_prefix_is_refused():
+    with pytest.raises(InvalidOptionError, match="key_prefix"):
+        Options.of({"global_keyprefix": "x"})

@@ -1,0 +1,232 @@
+"""Real workers on a real broker: everything of Celery works as it does elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from celery import chain, chord, group
+from celery.exceptions import TaskRevokedError
+from celery_leases import admin, keys
+from devstack.waiting import until
+
+POOLS = {"prefork": ("-c", "2"), "threads": ("-P", "threads", "-c", "2"), "solo": ("-P", "solo")}
+PREFIX = "leases:"
+
+
+def signature(app, name: str, *args, **options):
+    return app.signature(f"leases_app.{name}", args=args, **options)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_canvas_works_in_every_pool(cluster, pool):
+    cluster.worker(*POOLS[pool])
+    app = cluster.app()
+    add = lambda *args: signature(app, "add", *args)  # noqa: E731
+    assert chain(add(1, 2), add(3), add(4)).apply_async().get(timeout=20) == 10
+    assert sorted(group(add(i, 1) for i in range(4)).apply_async().get(timeout=20)) == [1, 2, 3, 4]
+    assert chord([add(i, 1) for i in range(4)], signature(app, "delivery", immutable=True)).apply_async().get(
+        timeout=20
+    ) == [1, False]
+    assert signature(app, "flaky", 0.2).apply_async().get(timeout=20) == 2
+    assert signature(app, "replaced", 4).apply_async().get(timeout=20) == 5
+    failing = signature(app, "fails")
+    failing.link_error(signature(app, "handled"))
+    result = failing.apply_async()
+    until(lambda: cluster.noted("handled")[result.id], "the error callback")
+    depth = admin.depth(cluster.server.client(), PREFIX, "work")
+    assert (depth.waiting, depth.running, depth.delayed, depth.dead) == (0, 0, 0, 0)
+
+
+def test_delayed_tasks_wait_in_redis(cluster):
+    cluster.worker("-c", "1")
+    app, client = cluster.app(), cluster.server.client()
+    started = time.time()
+    results = [
+        signature(app, "add", 1, 1).apply_async(countdown=2),
+        signature(app, "add", 1, 1).apply_async(eta=datetime.now(UTC) + timedelta(seconds=2)),
+    ]
+    assert client.zcard(keys.key(PREFIX, "work", keys.DELAYED)) == 2
+    # A naive time is one of the application's zone, as Celery has it.
+    naive = datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=2)
+    results.append(signature(app, "add", 1, 1).apply_async(eta=naive))
+    assert [result.get(timeout=20) for result in results] == [2, 2, 2]
+    assert time.time() - started >= 2
+
+
+def test_expired_and_revoked_tasks_do_not_run(cluster):
+    app = cluster.app()
+    expired = signature(app, "effect", "expired").apply_async(expires=0.01, ignore_result=False)
+    worker = cluster.worker("-c", "1")
+    revoked = signature(app, "effect", "revoked").apply_async(countdown=1, ignore_result=False)
+    app.control.revoke(revoked.id, destination=["w1@test"], reply=True)
+    for result in (expired, revoked):
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=20)
+    assert cluster.noted("start") == {}
+    assert worker.exit_code is None
+
+
+def test_remote_control_and_events(cluster):
+    cluster.worker("-c", "1", "-E")
+    app = cluster.app()
+    assert app.control.inspect(timeout=5, limit=1).ping() == {"w1@test": {"ok": "pong"}}
+    seen = []
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection)
+
+        def succeeded(event: dict[str, object]) -> None:
+            seen.append(event["uuid"])
+            receiver.should_stop = True
+
+        receiver.handlers = {"task-succeeded": succeeded}
+        # The task is due when the receiver listens: events are not kept for anybody.
+        sent = signature(app, "add", 1, 1).apply_async(countdown=2)
+        receiver.capture(limit=None, timeout=20, wakeup=False)
+    assert seen == [sent.id]
+
+
+def test_remote_control_leaves_no_keys(cluster):
+    cluster.worker("-c", "1")
+    app, client = cluster.app(), cluster.server.client()
+    for _ in range(3):
+        app.control.inspect(timeout=5, limit=1).ping()
+    with app.connection_for_read() as connection:
+        connection.default_channel.queue_delete("nothing")
+    assert [key for key in client.keys("*reply*") if b"binding" not in key and client.pttl(key) < 0] == []
+    assert admin.queues(client, PREFIX) == []
+
+
+def test_a_running_task_is_not_run_twice_however_long_it_is(cluster):
+    cluster.worker("-c", "1")
+    cluster.worker("-c", "1")
+    # Three leases long.
+    signature(cluster.app(), "effect", "long", 4.6).apply_async()
+    until(lambda: cluster.noted("done")["long"], "the long task")
+    assert cluster.noted("start") == {"long": 1}
+
+
+def test_a_task_that_no_worker_knows_waits_for_one_that_does(cluster):
+    cluster.options |= {"unknown_task_delay_seconds": 0.3, "unknown_task_grace_seconds": 600}
+    cluster.worker("-c", "1")
+    app, client = cluster.app(), cluster.server.client()
+    app.send_task("newer.task", task_id="newer")
+    until(lambda: client.hget(keys.key(PREFIX, "work", keys.HISTORY), "newer:0:0"), "the message to be handed back")
+    assert signature(app, "add", 1, 1).apply_async().get(timeout=20) == 2
+    assert client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 0
+    assert app.AsyncResult("newer").state == "PENDING"
+
+
+def test_a_task_that_nobody_ever_knows_is_buried_and_failed(cluster):
+    cluster.options |= {"unknown_task_delay_seconds": 0.2, "unknown_task_grace_seconds": 0.5}
+    cluster.worker("-c", "1")
+    app = cluster.app()
+    result = app.send_task("newer.task")
+    until(lambda: app.AsyncResult(result.id).state == "FAILURE", "the failure")
+    assert "contract.unknown" in str(app.AsyncResult(result.id).result)
+
+
+def test_what_cannot_be_decoded_is_kept(cluster):
+    worker = cluster.worker("-c", "1")
+    client = cluster.server.client()
+    app = cluster.app()
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        broken = channel.prepare_message(
+            "{not json", content_type="application/json", content_encoding="utf-8",
+            headers={"task": "leases_app.add", "id": "broken"},
+        )  # fmt: skip
+        channel.basic_publish(broken, "", "work")
+        pickled = channel.prepare_message(
+            "cos", content_type="application/x-python-serialize", content_encoding="binary",
+            headers={"task": "leases_app.add", "id": "pickled"},
+        )  # fmt: skip
+        channel.basic_publish(pickled, "", "work")
+        foreign = channel.prepare_message("hello", content_type="text/plain", content_encoding="utf-8")
+        channel.basic_publish(foreign, "", "work")
+    client.hset(keys.key(PREFIX, "work", keys.LIVE), "garbage", b"\xff\x00")
+    client.lpush(keys.key(PREFIX, "work", keys.WAITING), "garbage")
+    until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 4, "four dead letters")
+    assert signature(app, "add", 1, 1).apply_async().get(timeout=20) == 2
+    until(lambda: app.AsyncResult("broken").state == "FAILURE", "its failure to be stored")
+    assert worker.exit_code is None
+
+
+def test_a_rejected_message_is_kept(cluster):
+    cluster.worker("-c", "1")
+    client = cluster.server.client()
+    signature(cluster.app(), "rejected").apply_async(task_id="no")
+    until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 1, "the dead letter")
+    assert admin.dead_letters(client, PREFIX, "work")[0].task_id == "no"
+
+
+def test_purge_spares_what_runs(cluster):
+    cluster.worker("-c", "1")
+    app, client = cluster.app(), cluster.server.client()
+    running = signature(app, "step", "a", 2).apply_async()
+    until(lambda: cluster.noted("start"), "the task to start")
+    for _ in range(3):
+        signature(app, "add", 1, 1).apply_async()
+    with app.connection_for_write() as connection:
+        assert connection.default_channel.queue_purge("work") == 3
+    assert running.get(timeout=20) == "a."
+    assert client.hlen(keys.key(PREFIX, "work", keys.LIVE)) == 0
+
+
+def test_a_stock_peer_shares_the_database(cluster, tmp_path):
+    """No key and no channel of stock Celery is touched, and none of ours is seen by it."""
+    cluster.worker("-c", "1")
+    cluster.environment = {"STOCK": "1"}
+    code = (
+        "import os, leases_app; leases_app.app.conf.broker_transport='redis';"
+        "leases_app.app.conf.worker_disable_prefetch=False;"
+        "leases_app.app.worker_main(['worker','-P','solo','-n','stock@test','-l','INFO'])"
+    )
+    from devstack.processes import Process
+
+    environment = {"BROKER_URL": cluster.server.url, "LEDGER": str(cluster.ledger)}
+    here = str(__import__("pathlib").Path(__file__).parent)
+    stock = Process("stock", [sys.executable, "-c", code], tmp_path / "stock.log", environment | {"PYTHONPATH": here})
+    cluster.workers.append(stock)
+    stock.wait_for("ready.")
+    ours, theirs = cluster.app(), cluster.app()
+    theirs.conf.broker_transport = "redis"
+    theirs.conf.broker_transport_options = {}
+    for number in range(10):
+        assert signature(ours, "add", number, 1).apply_async().get(timeout=20) == number + 1
+        assert signature(theirs, "add", number, 1).apply_async().get(timeout=20) == number + 1
+    received = [worker.output().count("leases_app.add[") // 2 for worker in (cluster.workers[0], stock)]
+    assert received == [10, 10]
+
+
+def test_the_command_shows_and_redrives(cluster):
+    cluster.worker("-c", "1")
+    client = cluster.server.client()
+    signature(cluster.app(), "rejected").apply_async(task_id="no")
+    until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 1, "the dead letter")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "celery_leases", "--url", cluster.server.url, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert run("depth").stdout.split() == [
+        "queue", "waiting", "running", "delayed", "dead", "work", "0", "0", "0", "1",
+    ]  # fmt: skip
+    listed = json.loads(run("--json", "dead-letters", "list").stdout)
+    assert listed["task"] == "leases_app.rejected"
+    assert listed["reason"] == "message.rejected"
+    shown = json.loads(run("dead-letters", "show", "work", listed["tag"]).stdout)
+    assert shown["message"]["headers"]["id"] == "no"
+    assert run("dead-letters", "redrive", "work", listed["tag"]).stdout == f"redriven: work {listed['tag']}\n"
+    until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 1, "its second death")
+    missing = run("dead-letters", "show", "work", "nobody")
+    assert (missing.returncode, "no dead letter" in missing.stderr) == (1, True)
+    away = subprocess.run(
+        [sys.executable, "-m", "celery_leases", "--url", "redis://127.0.0.1:1/0", "depth"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (away.returncode, "cannot be reached" in away.stderr) == (2, True)
