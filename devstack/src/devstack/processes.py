@@ -85,6 +85,10 @@ class Process:
 
         until(answers, f"{url} of {self.name}", seconds=seconds)
 
+    def terminate(self) -> None:
+        """Ask it to stop, and don't wait."""
+        self.signal(signal.SIGTERM)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process alone."""
         self._popen.send_signal(number)
@@ -102,7 +106,7 @@ class Process:
     def stop(self, *, seconds: float = 30.0) -> int:
         """Ask it to stop, and end it when it does not in time; returns the exit code."""
         if self.exit_code is None:
-            self.signal(signal.SIGTERM)
+            self.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(seconds)
         self.kill()

@@ -24,7 +24,7 @@ from celery_leases import scripts, worker
 from celery_leases.sweep import Sweeper, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from celery_leases.options import Options
     from celery_leases.scripts import Argument
@@ -80,6 +80,8 @@ class Holder:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._last_tick = time.monotonic()
+        # When this process last asked for a message; None before the first time.
+        self.polled_at: float | None = None
 
     @property
     def client(self) -> redis.Redis:
@@ -145,6 +147,12 @@ class Holder:
     def bury(self, delivery_tag: str, reason: str) -> None:
         """Put a message among the dead letters. Never raises."""
         self._hand_back(delivery_tag, "bury", reason)
+
+    def give_back(self, *, spare: Collection[str] = ()) -> None:
+        """Hand back all that is held, but those in `spare`; nobody is blamed. For a process that is about to end."""
+        for delivery_tag in list(self._in_flight):
+            if delivery_tag not in spare:
+                self.requeue(delivery_tag)
 
     def refuse(self, lease: Lease) -> None:
         """Hand back a message whose task this worker does not know. Never raises."""

@@ -42,8 +42,9 @@ class QoS(kombu_redis.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 -- kombu's signature
         """Hand the message back, or put it among the dead letters."""
+        message = self._delivered.get(delivery_tag)
         if not requeue:
-            self._holder.bury(delivery_tag, "message.rejected")
+            self._holder.bury(delivery_tag, worker.rejection(message and message.headers.get("id")))
         elif worker.is_stopping():
             self._holder.requeue(delivery_tag)
         else:

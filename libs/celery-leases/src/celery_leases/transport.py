@@ -143,7 +143,7 @@ class LeaseChannel:
             self._in_flight = "POP"
             self._popped = list(queues)
         self._in_poll = connection
-        self._brpop_sent_at = monotonic()
+        self._brpop_sent_at = self.holder.polled_at = monotonic()
         connection.send_command(*command)
 
     def _brpop_read(self, **options: object) -> bool:

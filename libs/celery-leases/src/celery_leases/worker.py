@@ -11,17 +11,31 @@ import weakref
 from typing import Any
 
 from celery import signals
+from celery.exceptions import Reject
 from celery.worker import state
 
 logger = logging.getLogger(__name__)
 
 _consumer: weakref.ref[Any] | None = None
+# Why a task rejected its message, by task id: Celery tells its signal, and not the broker.
+_rejections: dict[str, str] = {}
 
 
 @signals.worker_ready.connect(weak=False)
 def _remember(sender: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's consumer is untyped
     global _consumer  # noqa: PLW0603 -- one worker a process
     _consumer = weakref.ref(sender)
+
+
+@signals.task_failure.connect(weak=False)
+def _note_rejection(task_id: str, exception: object, **_: object) -> None:
+    if isinstance(exception, Reject) and not exception.requeue and exception.reason:
+        _rejections[task_id] = str(exception.reason)
+
+
+def rejection(task_id: object) -> str:
+    """Return, once, why a task rejected its message: what it gave to Celery's ``Reject``, or a general word."""
+    return _rejections.pop(str(task_id), "message.rejected")
 
 
 def knows(task_name: str) -> bool:

@@ -1,1 +1,1 @@
-"""x"""
+"""Beat: publishes what is scheduled, each slot exactly once, and sweeps the broker."""

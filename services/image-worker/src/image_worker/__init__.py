@@ -1,1 +1,1 @@
-"""x"""
+"""The image worker: resizes images, makes thumbnails, renders reports. The only place that knows Pillow."""

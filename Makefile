@@ -1,0 +1,63 @@
+# One command each. `make` alone prints them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# uv from PATH when it runs here, else one of our own from PyPI.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+PYTHON_FOR_UV ?= python3
+RUN := $(UV) run --frozen
+
+.PHONY: help setup demo up down test test-quick check format lint types architecture lock docs bench clean
+
+help: ## Print every target with a line of help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.uv/bin/uv:
+	@$(PYTHON_FOR_UV) -m venv .uv
+	@.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+setup: $(filter .uv/bin/uv,$(UV)) ## Install everything that is needed into .venv
+	@$(UV) sync --frozen --quiet
+
+demo: setup ## Run the main job on real input, and show it: photo, mail, report, trace
+	@$(RUN) python -m devstack demo
+
+up: setup ## Start all services, and keep them running until Ctrl-C (or `make down`)
+	@$(RUN) python -m devstack up
+
+down: setup ## Stop what `make up` has started
+	@$(RUN) python -m devstack down
+
+test: setup ## Run all tests that need no cluster
+	@$(RUN) pytest
+
+test-quick: setup ## Run the tests that start no process
+	@$(RUN) pytest tests/unit tests/contract tests/architecture
+
+check: setup lint types architecture lock ## Run every linter, the type checker, and the checks of the lock and the layout
+
+lint: setup
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+
+types: setup
+	@$(RUN) mypy
+
+architecture: setup
+	@$(RUN) lint-imports
+
+lock: setup
+	@$(UV) lock --check --quiet
+
+format: setup ## Format the code
+	@$(RUN) ruff check --fix --quiet
+	@$(RUN) ruff format --quiet
+
+docs: setup ## Write the generated part of the documentation (settings)
+	@$(RUN) python -m devstack settings > docs/reference/settings.md
+
+bench: setup ## Measure against peers in the same run, and print ratios
+	@$(RUN) python -m benchmarks
+
+clean: ## Remove what was generated: environments, caches, results
+	@rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis var

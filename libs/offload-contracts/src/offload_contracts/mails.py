@@ -1,0 +1,75 @@
+"""Mail: one to send, and the two that tell a user how a task ended."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, JsonValue, model_validator
+
+from offload_contracts.address import Address
+from offload_contracts.contract import Message, Result
+
+MAX_RECIPIENTS = 50
+Recipients = Annotated[tuple[Address, ...], Field(min_length=1, max_length=MAX_RECIPIENTS)]
+
+
+class Template(StrEnum):
+    """The templates that may be asked for by name. The two notices are not among them: they are ours to send."""
+
+    WELCOME = "welcome"
+    RECEIPT = "receipt"
+    DAILY_REPORT = "daily_report"
+
+
+class MailPolicy(StrEnum):
+    """What to do when the SMTP server died between taking a mail and saying so."""
+
+    AT_LEAST_ONCE = "at-least-once"  # send again, with the same Message-ID
+    AT_MOST_ONCE = "at-most-once"  # give up, and say that it is not known
+
+
+class SendMail(Message):
+    """Send one mail: from a template and its context, or from a subject and a text."""
+
+    to: Recipients
+    template: Template | None = None
+    context: dict[str, JsonValue] = {}
+    subject: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    text: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
+    policy: MailPolicy = MailPolicy.AT_LEAST_ONCE
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SendMail:
+        if (self.template is None) == (self.text is None):
+            raise ValueError("give either template or text")
+        if self.text is not None and self.subject is None:
+            raise ValueError("text needs a subject")
+        return self
+
+
+class Notify(Message):
+    """Tell a user that the images are ready. The last step of a chain: the outputs come from the step before."""
+
+    to: Address
+    user_id: str | None = None
+
+
+class NotifyFailure(Message):
+    """Tell a user that a task has failed: which step, and why."""
+
+    to: Address
+    failed_task_id: str
+    step: str
+    code: str
+    reason: str
+    user_id: str | None = None
+
+
+class MailSent(Result):
+    """A mail was taken by the SMTP server for all of its recipients."""
+
+    message_id: str
+    accepted: int
+    # Recipients that the server refused for good, by reply code. Their addresses are not repeated here.
+    refused: tuple[int, ...] = ()

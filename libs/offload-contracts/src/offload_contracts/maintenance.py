@@ -1,0 +1,29 @@
+"""Maintenance: what beat asks for."""
+
+from __future__ import annotations
+
+from offload_contracts.address import Address
+from offload_contracts.contract import Message, Result
+
+
+class HealthCheck(Message):
+    """Look at Redis, the blob store and the SMTP server."""
+
+
+class Report(Message):
+    """Mail yesterday's figures to the operators."""
+
+    recipients: tuple[Address, ...]
+
+
+class CleanUp(Message):
+    """Delete expired outputs, and blobs whose record is gone."""
+
+    # The weekly run looks at every blob; the nightly one only at outputs past their retention.
+    thorough: bool = False
+
+
+class Swept(Result):
+    """What a maintenance task found or did, by name."""
+
+    figures: dict[str, float | str] = {}

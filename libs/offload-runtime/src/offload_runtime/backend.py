@@ -1,0 +1,265 @@
+"""The result backend: each change of a step is one script over its task's record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import traceback as traceback_module
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from celery.backends.base import BaseBackend
+from celery.exceptions import Reject
+from celery_leases import worker
+
+from offload_contracts import NOTIFY_FAILURE, ContractError, NotifyFailure, Queue, by_name
+from offload_runtime import keys, records, telemetry
+from offload_runtime.errors import StepError
+from offload_runtime.logs import redact
+from offload_runtime.messages import PUBLISHED_AT, ChainStep, envelope
+from offload_runtime.redis_client import connect, patiently
+
+if TYPE_CHECKING:
+    import redis
+
+    from offload_runtime.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Stores that changed nothing because a newer run speaks, or because the step had ended.
+counters: Counter[str] = Counter()
+
+
+class RecordBackend(BaseBackend):
+    """Stores what Celery reports into task records. Waits for Redis; keeps what is terminal terminal."""
+
+    persistent = True
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
+        """Take the settings from the application that the factory made."""
+        super().__init__(app, **kwargs)
+        self.settings: Settings = app.settings
+        self._clients: dict[int, redis.Redis] = {}
+
+    @property
+    def client(self) -> redis.Redis:
+        """This process's client: a pool's child never shares its parent's connection."""
+        return self._clients.setdefault(os.getpid(), connect(self.settings.redis_url))
+
+    def run(self, call: records.Call, what: str) -> str:
+        """Run a script, waiting for Redis; returns its answer.
+
+        A worker that stops while it waits gives its message back instead.
+        """
+        try:
+            answer = patiently(lambda: call.run(self.client), what, give_up=worker.is_stopping)
+        except Exception as error:
+            if worker.is_stopping():
+                raise Reject(f"stopped while Redis was away: {what}", requeue=True) from error
+            raise
+        outcome: str = answer.decode()
+        if outcome not in {"stored", "run"}:
+            counters[outcome] += 1
+            logger.info("%s: %s", what, outcome)
+        return outcome
+
+    # -- what Celery calls
+
+    def store_result(self, task_id: str, result: object, state: str, *_: object, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
+        """Store a state that comes by no method of its own."""
+        if state == "SUCCESS":
+            self.mark_as_done(task_id, result, request=kwargs.get("request"))
+
+    def mark_as_done(
+        self,
+        task_id: str,
+        result: object,
+        request: Any = None,  # noqa: ANN401 -- Celery's
+        store_result: bool = True,  # noqa: FBT001, FBT002, ARG002 -- Celery's signature
+        state: str = "SUCCESS",
+    ) -> None:
+        """Store what a step gave; the task is done with its last one."""
+        step = keys.step_of(task_id)
+        attempt, delivery = _run_of(request)
+        self.run(
+            records.FINISH(
+                self.settings.key_prefix, step.task_id, step.number, attempt, delivery, state, json.dumps(result),
+                self._keep_ms,
+            ),
+            f"store {state} of {task_id}",
+        )  # fmt: skip
+
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: object = None,
+        request: Any = None,  # noqa: ANN401 -- Celery's
+        store_result: bool = True,  # noqa: FBT001, FBT002, ARG002 -- Celery's signature
+        call_errbacks: bool = True,  # noqa: FBT001, FBT002, ARG002 -- our chains have none
+        state: str = "FAILURE",
+    ) -> None:
+        """Store why a step failed for good. The same script ends the task and publishes the mail that tells its user."""
+        if isinstance(exc, Reject):
+            return  # the broker buries the message, and `dead_letter` tells of it
+        attempt, delivery = _run_of(request)
+        self.fail(task_id, describe(exc, traceback), attempt, delivery, state=state)
+
+    def mark_as_retry(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: object = None,  # noqa: ARG002 -- Celery's signature
+        request: Any = None,  # noqa: ANN401 -- Celery's
+        store_result: bool = True,  # noqa: FBT001, FBT002, ARG002 -- Celery's signature
+        state: str = "RETRY",  # noqa: ARG002 -- Celery's signature
+    ) -> None:
+        """Store that a step is tried again. Celery publishes the retry first, so that this may come too late."""
+        step = keys.step_of(task_id)
+        attempt, delivery = _run_of(request)
+        retry_at = getattr(request, "retry_at_ms", 0) or round(time.time() * 1000)
+        self.run(
+            records.RETRY(
+                self.settings.key_prefix, step.task_id, step.number, attempt, delivery,
+                json.dumps(describe(exc, None)), retry_at,
+            ),
+            f"store RETRY of {task_id}",
+        )  # fmt: skip
+
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, *_: object, **__: object) -> None:  # noqa: ANN401 -- Celery's
+        """Store that a step was revoked by remote control, or had expired."""
+        attempt, delivery = _run_of(request)
+        self.fail(task_id, {"code": "task.revoked", "message": reason}, attempt, delivery, state="REVOKED")
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        """Return what Celery's own ``AsyncResult`` asks for."""
+        step = keys.step_of(task_id)
+        found = patiently(
+            lambda: records.decode(
+                step.task_id, self.client.hgetall(keys.record(self.settings.key_prefix, step.task_id))
+            ),
+            f"read {task_id}",
+            give_up=worker.is_stopping,
+        )
+        if found is None:
+            return {"status": "PENDING", "result": None}
+        own = found.steps[step.number - 1]
+        return {"status": own.state, "result": own.result}
+
+    def process_cleanup(self) -> None:
+        """Keep the connection: it is closed with the process."""
+
+    # -- ours
+
+    def fail(  # noqa: D417 -- said in the text
+        self,
+        celery_id: str,
+        error: dict[str, Any],
+        attempt: int,
+        delivery: int,
+        *,
+        state: str = "FAILURE",
+        keep_ms: int | None = None,
+    ) -> str:
+        """End a task at a step that failed, and publish its notice where a user asked for one, all in one script.
+
+        No mail is sent of a REVOKED task, nor of a mail that failed. Returns the script's answer.
+        """
+        step = keys.step_of(celery_id)
+        prefix = self.settings.key_prefix
+        record = patiently(
+            lambda: records.decode(step.task_id, self.client.hgetall(keys.record(prefix, step.task_id))),
+            f"read {step.task_id}",
+            give_up=worker.is_stopping,
+        )
+        notice: list[records.Argument] = []
+        if state == "FAILURE" and record is not None and step.number <= len(record.steps):
+            name = record.steps[step.number - 1].name
+            contract = by_name(name)
+            if record.notify and (contract is None or contract.queue is not Queue.MAIL):
+                notice = self._notice(record, name, error)
+        return self.run(
+            records.FINISH(
+                prefix, step.task_id, step.number, attempt, delivery, state, json.dumps(error),
+                keep_ms or self._keep_ms, *notice,
+            ),
+            f"store {state} of {celery_id}",
+        )  # fmt: skip
+
+    def dead_letter(self, message: dict[str, Any], reason: str) -> None:
+        """Tell of a buried message: its task becomes FAILURE, and its user is told. Called until it has returned."""
+        celery_id = message.get("headers", {}).get("id")
+        if not celery_id:
+            logger.error("a message without a task was buried: %s", reason)
+            return
+        texts = {
+            "delivery.limit": "the worker died each time it ran this step",
+            "contract.unknown": "no worker knows this task",
+            "record.missing": "the task has no record",
+            "message.undecodable": "the message could not be decoded",
+        }
+        error = {"code": reason, "message": texts.get(reason, "the message was rejected")}
+        headers = message["headers"]
+        # Whatever ran before, the burying has the last word: no delivery of this attempt comes after it.
+        attempt, last = int(headers.get("retries") or 0), 2**31
+        keep_ms = self.settings.dead_letter_retention_seconds * 1000
+        self.fail(str(celery_id), error, attempt, last, keep_ms=keep_ms)
+
+    def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> list[records.Argument]:
+        assert record.notify  # noqa: S101 -- only asked for when it is set
+        task_id = keys.failure_notice(record.task_id)
+        message = NotifyFailure(
+            to=record.notify,
+            failed_task_id=record.task_id,
+            step=step,
+            code=error["code"],
+            reason=error["message"],
+            user_id=record.user_id,
+        )
+        chain_step = ChainStep.of(NOTIFY_FAILURE, message)
+        headers = {**telemetry.trace_headers(), PUBLISHED_AT: time.time()}
+        made = envelope(task_id, [chain_step], headers, origin=str(self.app.oid))
+        task = records.NewTask(
+            task_id=task_id,
+            kind="failure-notice",
+            owner=record.owner,
+            steps=(chain_step,),
+            envelope=made,
+            trace_id=record.trace_id or "",
+            parent_task_id=record.task_id,
+        )
+        return [self.settings.broker_prefix, made.queue, made.tag, made.text, task_id, *task.fields()]
+
+    @property
+    def _keep_ms(self) -> int:
+        return self.settings.result_expires_seconds * 1000
+
+
+def describe(error: BaseException, traceback: object) -> dict[str, Any]:
+    """Return an error as the record holds it: a stable code, a text for people, and the traceback for operators."""
+    code, message = "task.failed", "the step ended with an error that was not foreseen"
+    if isinstance(error, StepError):
+        code, message = error.code, error.message
+    elif isinstance(error, ContractError):
+        code, message = "contract.invalid", str(error)
+    elif isinstance(error, SoftTimeLimitExceeded):
+        code, message = "task.soft_time_limit", "the step took longer than it may"
+    elif isinstance(error, TimeLimitExceeded):
+        code, message = "task.time_limit", "the step took longer than it may, and was ended"
+    elif isinstance(error, WorkerLostError):
+        code, message = "task.worker_lost", "the process that ran the step died"
+    described: dict[str, Any] = {"code": code, "message": redact(message), "type": type(error).__name__}
+    if not isinstance(error, StepError):
+        text = str(traceback) if traceback else "".join(traceback_module.format_exception_only(error))
+        described["traceback"] = redact(text)[-8000:]
+    return described
+
+
+def _run_of(request: Any) -> tuple[int, int]:  # noqa: ANN401 -- Celery's request
+    """Return the attempt and the delivery that a run is: together they fence it."""
+    if request is None:
+        return 0, 0
+    return int(getattr(request, "retries", 0) or 0), int(getattr(request, "delivery_count", 0) or 0)

@@ -1,0 +1,148 @@
+"""The Celery application of a worker or of beat, made from its settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kombu
+from celery import Celery, signals
+from celery.app.amqp import AMQP as CeleryAMQP
+from celery_leases import SETTINGS as LEASE_SETTINGS
+
+from offload_contracts import ALL, Queue
+from offload_runtime import liveness
+from offload_runtime.messages import HIDDEN
+from offload_runtime.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from offload_runtime.settings import Settings, WorkerSettings
+
+# Kept as they are, or the promises do not hold: see docs/explanation/reliability.md.
+REQUIRED = {name: value for name, value in LEASE_SETTINGS.items() if name != "task_publish_retry_policy"} | {
+    "accept_content": ["json"],
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "task_track_started": False,
+}
+LONGEST_RECONNECT_PAUSE_SECONDS = 2
+
+
+class Connection(kombu.Connection):
+    """Tries to connect again every two seconds at most; kombu's pause grows to thirty."""
+
+    liveness_file: str | None = None
+
+    def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- kombu's signature
+        kwargs |= {"interval_start": 0.2, "interval_step": 0.4, "interval_max": LONGEST_RECONNECT_PAUSE_SECONDS}
+        callback: Callable[[], object] | None = kwargs.get("callback")
+
+        def alive() -> None:
+            if self.liveness_file is not None:
+                liveness.stamp(self.liveness_file)
+            if callback is not None:
+                callback()
+
+        kwargs["callback"] = alive
+        return super()._ensure_connection(*args, **kwargs)
+
+
+class AMQP(CeleryAMQP):
+    """Celery's publishing, with arguments kept out of the headers: their printed form holds addresses."""
+
+    Connection = Connection
+
+    def as_task_v2(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- Celery's signature
+        """Return the message of a task."""
+        kwargs |= {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN}
+        return super().as_task_v2(*args, **kwargs)
+
+
+class OffloadApp(Celery):
+    """A Celery application that knows its service's settings."""
+
+    settings: Settings
+
+
+def create_app(
+    service: str,
+    settings: Settings,
+    *,
+    worker: WorkerSettings | None = None,
+    on_dead_letter: Callable[[dict[str, Any], str], object] | None = None,
+) -> OffloadApp:
+    """Return a service's application. It can publish to every queue; what it consumes is said by `run_worker`."""
+    app = OffloadApp(service, amqp="offload_runtime.celery_app:AMQP")
+    app.settings = settings
+    options: dict[str, Any] = {
+        "key_prefix": settings.broker_prefix,
+        # The gate does the same with the record itself.
+        "tombstone_seconds": 0,
+        "dead_letter_retention_seconds": settings.dead_letter_retention_seconds,
+        "on_dead_letter": on_dead_letter or (lambda message, reason: app.backend.dead_letter(message, reason)),
+        "socket_timeout": None,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    }
+    app.conf.update(LEASE_SETTINGS)
+    app.conf.update(REQUIRED)
+    app.conf.update(
+        broker_url=settings.redis_url,
+        result_backend="offload_runtime.backend:RecordBackend",
+        result_expires=settings.result_expires_seconds,
+        task_create_missing_queues=False,
+        task_queues=[kombu.Queue(queue.value, routing_key=queue.value) for queue in Queue],
+        task_default_queue=Queue.MAINTENANCE.value,
+        task_routes={contract.name: {"queue": contract.queue.value} for contract in ALL},
+        enable_utc=True,
+        timezone="UTC",
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        broker_transport_options=options,
+    )
+    if worker is not None:
+        options |= {
+            "lease_seconds": worker.lease_seconds,
+            "delivery_limit": worker.delivery_limit,
+            "shared_delivery_limit": worker.shared_delivery_limit,
+            "sweep_interval_seconds": worker.sweep_interval_seconds,
+            "unknown_task_grace_seconds": worker.unknown_task_grace_seconds,
+        }
+        app.conf.update(
+            broker_transport_options=options,
+            task_soft_time_limit=worker.soft_time_limit_seconds,
+            task_time_limit=worker.hard_time_limit_seconds,
+            worker_max_tasks_per_child=worker.max_tasks_per_child or None,
+        )
+        app.steps["consumer"].add(liveness.LivenessStep)
+        Connection.liveness_file = worker.liveness_file
+    signals.celeryd_init.connect(_refuse_overrides, weak=False)
+    app.set_default()
+    return app
+
+
+def _refuse_overrides(conf: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's settings
+    """Refuse to start with a setting that would break a promise."""
+    for name, value in REQUIRED.items():
+        if conf[name] != value:
+            message = f"{name} must be {value!r} for Offload's promises to hold, not {conf[name]!r}"
+            raise SettingsError(message)
+
+
+def run_worker(
+    app: OffloadApp, queues: Sequence[Queue], pool: str, concurrency: int, arguments: Sequence[str]
+) -> None:
+    """Run the application's worker until it is told to stop. `arguments` go to ``celery worker`` after ours.
+
+    Gossip, mingle and heartbeats are off: their chatter grows with the square of the pods, and nothing here needs it.
+    """
+    app.worker_main(
+        [
+            "worker", "--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues),
+            "--loglevel", app.settings.log_level, "--without-gossip", "--without-mingle", "--without-heartbeat",
+            *arguments,
+        ]
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""The keys of records, and how a step's id names its task."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """Which step of which task."""
+
+    task_id: str
+    number: int
+
+
+def step_id(task_id: str, number: int) -> str:
+    """Return the Celery id of a step: the task's own for the first, then ``{task_id}.2``, ``{task_id}.3``."""
+    return task_id if number == 1 else f"{task_id}.{number}"
+
+
+def step_of(celery_id: str) -> Step:
+    """Return the task and the number of a step from its Celery id alone: failures may come without a root id."""
+    task_id, dot, number = celery_id.rpartition(".")
+    if dot and number.isdigit():
+        return Step(task_id, int(number))
+    return Step(celery_id, 1)
+
+
+def record(prefix: str, task_id: str) -> str:
+    """Return the key of a task's record."""
+    return f"{prefix}task:{task_id}"
+
+
+def events(prefix: str, task_id: str) -> str:
+    """Return the key of a task's event stream."""
+    return f"{prefix}events:{task_id}"
+
+
+def idempotency(prefix: str, owner: str, idempotency_key: str) -> str:
+    """Return the key of an idempotency key: its scope is the API key."""
+    return f"{prefix}idempotency:{owner}:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
+
+
+def ledger(prefix: str, celery_id: str) -> str:
+    """Return the key of the mail ledger of one step."""
+    return f"{prefix}ledger:{celery_id}"
+
+
+def slots(prefix: str) -> str:
+    """Return the key of the last slots that beat has published."""
+    return f"{prefix}slots"
+
+
+def health(prefix: str) -> str:
+    """Return the key of what the last health check found."""
+    return f"{prefix}health"
+
+
+def figures(prefix: str, day: date) -> str:
+    """Return the key of a day's figures: how many tasks of each kind ended how."""
+    return f"{prefix}figures:{(day - date(1970, 1, 1)).days}"
+
+
+def failure_notice(task_id: str) -> str:
+    """Return the id of the task that tells a user of this task's failure: there is only ever one."""
+    return f"{task_id}-failure"

@@ -1,0 +1,44 @@
+"""Links to one output of one task that open without an API key, and end with the output."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+
+
+class LinkError(ValueError):
+    """The link's token is not one of ours, or not for this output."""
+
+
+class LinkExpiredError(LinkError):
+    """The link was ours, and its output has had its time."""
+
+
+def sign(secret: str, task_id: str, output: str, expires_at: int) -> str:
+    """Return the token for one output until `expires_at` (seconds since the epoch)."""
+    return f"{expires_at}.{_mac(secret, task_id, output, expires_at)}"
+
+
+def verify(secret: str, task_id: str, output: str, token: str, *, now: float | None = None) -> None:
+    """Accept a token, or say why not.
+
+    Raises:
+        LinkExpiredError: when its time is over.
+        LinkError: when it was not made for this output.
+
+    """
+    expires_at, _, mac = token.partition(".")
+    if not expires_at.isdigit() or not hmac.compare_digest(
+        mac.encode(), _mac(secret, task_id, output, int(expires_at)).encode()
+    ):
+        raise LinkError("this link is not valid")
+    if int(expires_at) < (time.time() if now is None else now):
+        raise LinkExpiredError("this link has expired")
+
+
+def _mac(secret: str, task_id: str, output: str, expires_at: int) -> str:
+    text = f"{task_id}\n{output}\n{expires_at}"
+    digest = hmac.new(secret.encode(), text.encode(), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

@@ -1,0 +1,53 @@
+"""The liveness stamp: a file whose time says that the consumer's loop does its work.
+
+It is stamped once a second while the worker consumes, is full, or tries to connect again. It grows old when the loop
+stands still, or when it turns without asking for messages. It stays fresh while Redis is away: restarting would not help.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+from celery_leases import leases
+
+# A poll lasts a second at most; so long without one, and with a slot free, means that consuming has stopped.
+POLL_LIMIT_SECONDS = 10.0
+
+
+def stamp(path: str) -> None:
+    """Set the file's time to now."""
+    Path(path).touch()
+
+
+class LivenessStep(bootsteps.StartStopStep):
+    """Stamps from the consumer's own loop."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
+        """Find out where to stamp."""
+        super().__init__(consumer, **kwargs)
+        self._path: str | None = consumer.app.settings.liveness_file
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's signature
+        """Begin to stamp; called again after each reconnect."""
+        if self._path is not None:
+            stamp(self._path)
+            self._timer = consumer.timer.call_repeatedly(1.0, self._beat, (consumer,), priority=10)
+
+    def stop(self, consumer: Any) -> None:  # noqa: ANN401, ARG002 -- Celery's signature
+        """Stop stamping; the connection's own retries stamp meanwhile."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _beat(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer
+        full = len(state.reserved_requests) >= consumer.pool.num_processes
+        polled = max((holder.polled_at or 0.0 for holder in leases.holders()), default=0.0)
+        if self._path is not None and (full or time.monotonic() - polled < POLL_LIMIT_SECONDS):
+            stamp(self._path)

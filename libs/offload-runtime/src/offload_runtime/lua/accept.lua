@@ -1,0 +1,39 @@
+-- Takes a task: idempotency key, record and first message, or nothing of it. Needs records.lua and publish.lua.
+-- ARGV: prefix, broker prefix, task id, queue, tag, message, due_ms, idempotency key or '', fingerprint,
+--       most waiting (0: no limit), number of steps, then the record's fields.
+-- Returns {'accepted'|'replayed'|'conflict'|'full', task id or number waiting}.
+local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local idempotency_key, most = ARGV[8], tonumber(ARGV[10])
+
+if idempotency_key ~= '' then
+  local known = redis.call('HMGET', idempotency_key, 'fingerprint', 'task_id')
+  if known[2] then
+    if known[2] == task_id then
+      return {'accepted', task_id}
+    elseif known[1] == ARGV[9] then
+      return {'replayed', known[2]}
+    end
+    return {'conflict', known[2]}
+  end
+end
+-- The same id again: this script ran before, and its answer was lost.
+if redis.call('EXISTS', record_key(prefix, task_id)) == 1 then
+  return {'accepted', task_id}
+end
+if most > 0 then
+  local waiting = redis.call('LLEN', broker .. queue .. ':waiting')
+  if waiting >= most then
+    return {'full', waiting}
+  end
+end
+local fields = {}
+for i = 12, #ARGV do
+  fields[#fields + 1] = ARGV[i]
+end
+create_record(prefix, task_id, fields, ARGV[11])
+if idempotency_key ~= '' then
+  redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
+  redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)
+end
+leases_publish(broker, queue, ARGV[5], ARGV[6], ARGV[7], 0)
+return {'accepted', task_id}

@@ -1,0 +1,34 @@
+-- Cancels a task. Needs records.lua and withdraw.lua. ARGV: prefix, broker prefix, task id, keep_ms.
+-- Returns 'record.missing', 'finished', 'revoked' (its message was taken away), 'requested' (at the end of the step).
+local prefix, broker, task_id = ARGV[1], ARGV[2], ARGV[3]
+local key = record_key(prefix, task_id)
+local record = redis.call('HMGET', key, 'state', 'count', 'steps')
+if not record[1] then
+  return 'record.missing'
+end
+if TERMINAL[record[1]] then
+  return 'finished'
+end
+local steps, count = cjson.decode(record[3]), tonumber(record[2])
+for n = 1, count do
+  local step = redis.call('HMGET', key, n .. ':state', n .. ':attempt')
+  if not TERMINAL[step[1]] then
+    local attempt = tonumber(step[2] or 0)
+    local id = n == 1 and task_id or task_id .. '.' .. n
+    -- While a retry waits its message carries the next attempt; the current one may still be on its way out.
+    local taken = leases_withdraw(broker, steps[n].queue, id .. ':' .. attempt .. ':0')
+    if step[1] == 'RETRY' then
+      taken = leases_withdraw(broker, steps[n].queue, id .. ':' .. (attempt + 1) .. ':0')
+    end
+    if taken == 1 then
+      local now = now_ms()
+      revoke_steps(prefix, task_id, n, count, now, 'task.cancelled')
+      end_task(prefix, task_id, 'REVOKED', now, ARGV[4])
+      return 'revoked'
+    end
+    break
+  end
+end
+redis.call('HSET', key, 'cancel_requested', 1)
+emit(prefix, task_id, 'task', '', 'CANCEL_REQUESTED')
+return 'requested'

@@ -1,0 +1,65 @@
+-- A task's record: one hash, changed by scripts only. What is terminal stays terminal.
+-- Fields of the task: kind owner user_id created_at state steps notify trace_id parent_task_id cancel_requested
+-- finished_at idempotency_key. Fields of step n: "n:state", "n:attempt", "n:delivery", "n:started_at", "n:ended_at",
+-- "n:worker", "n:result", "n:error", "n:progress", "n:retry_at".
+
+local TERMINAL = {SUCCESS = true, FAILURE = true, REVOKED = true}
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function record_key(prefix, task_id)
+  return prefix .. 'task:' .. task_id
+end
+
+local function emit(prefix, task_id, kind, step, data)
+  redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', 1000, '*', 'type', kind, 'step', step, 'data', data)
+end
+
+-- The record and its events live for keep_ms from now on, the idempotency key a day at least.
+local function end_task(prefix, task_id, state, now, keep_ms)
+  local key = record_key(prefix, task_id)
+  redis.call('HSET', key, 'state', state, 'finished_at', now)
+  redis.call('PEXPIRE', key, keep_ms)
+  emit(prefix, task_id, 'task', '', state)
+  redis.call('PEXPIRE', prefix .. 'events:' .. task_id, keep_ms)
+  local ends = redis.call('HMGET', key, 'idempotency_key', 'created_at', 'kind')
+  -- The daily report counts what ended on a day (UTC), long after the records are gone.
+  local figures = prefix .. 'figures:' .. string.format('%d', math.floor(now / 86400000))
+  redis.call('HINCRBY', figures, (ends[3] or '') .. ':' .. state, 1)
+  redis.call('PEXPIRE', figures, 8 * 86400000)
+  if ends[1] then
+    local day_ends = tonumber(ends[2] or now) + 86400000 - now
+    redis.call('PEXPIRE', ends[1], string.format('%.0f', math.max(day_ends, keep_ms)))
+  end
+end
+
+local function end_step(prefix, task_id, n, state, now, ...)
+  redis.call('HSET', record_key(prefix, task_id), n .. ':state', state, n .. ':ended_at', now, ...)
+  emit(prefix, task_id, 'step', n, state)
+end
+
+-- Steps from n on that never ran.
+local function revoke_steps(prefix, task_id, n, count, now, reason)
+  for later = n, count do
+    if not TERMINAL[redis.call('HGET', record_key(prefix, task_id), later .. ':state')] then
+      end_step(prefix, task_id, later, 'REVOKED', now, later .. ':error', cjson.encode({code = reason}))
+    end
+  end
+end
+
+-- Whether an older run of the step speaks: a lower attempt, or the same attempt's lower delivery.
+local function is_stale(key, n, attempt, delivery)
+  local stored = redis.call('HMGET', key, n .. ':attempt', n .. ':delivery')
+  local stored_attempt, stored_delivery = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
+  return attempt < stored_attempt or (attempt == stored_attempt and delivery < stored_delivery)
+end
+
+local function create_record(prefix, task_id, fields, count)
+  local key = record_key(prefix, task_id)
+  redis.call('HSET', key, unpack(fields))
+  redis.call('HSET', key, 'state', 'PENDING', 'created_at', string.format('%.0f', now_ms()), 'count', count)
+  emit(prefix, task_id, 'task', '', 'PENDING')
+end

@@ -1,0 +1,233 @@
+"""Task records: what they hold, and the scripts that change them.
+
+A script is a value (`Call`) that either kind of client runs: the gateway's asynchronous one and the workers' own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+from celery_leases.publish import PUBLISH_LUA, WITHDRAW_LUA
+from offload_runtime import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import redis
+    import redis.asyncio
+
+    from offload_runtime.messages import ChainStep, Envelope
+
+TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+
+Argument = str | bytes | int | float
+
+
+def _lua(name: str) -> str:
+    return (resources.files("offload_runtime") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua script over records."""
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the digest that Redis knows the script by."""
+        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", digest)
+
+    def __call__(self, *arguments: Argument) -> Call:
+        """Return the script with its arguments."""
+        return Call(self, arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A script with its arguments, to be run by either kind of client."""
+
+    script: Script
+    arguments: tuple[Argument, ...]
+
+    def run(self, client: redis.Redis) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
+        """Run it; a Redis that has forgotten the script is given its text."""
+        try:
+            return client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)
+        except NoScriptError:
+            return client.execute_command("EVAL", self.script.text, 0, *self.arguments)
+
+    async def run_async(self, client: redis.asyncio.Redis) -> Any:  # noqa: ANN401 -- the same
+        """Run it in one round trip; a Redis that has forgotten the script is given its text."""
+        try:
+            return await client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self.script.text, 0, *self.arguments)
+
+
+RECORDS_LUA = _lua("records")
+ACCEPT = Script(RECORDS_LUA + PUBLISH_LUA + _lua("accept"))
+START = Script(RECORDS_LUA + _lua("start"))
+FINISH = Script(RECORDS_LUA + PUBLISH_LUA + _lua("finish"))
+RETRY = Script(RECORDS_LUA + _lua("retry"))
+PROGRESS = Script(RECORDS_LUA + _lua("progress"))
+CANCEL = Script(RECORDS_LUA + WITHDRAW_LUA + _lua("cancel"))
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task that is to be accepted."""
+
+    task_id: str
+    kind: str
+    owner: str
+    steps: tuple[ChainStep, ...]
+    envelope: Envelope
+    trace_id: str = ""
+    user_id: str | None = None
+    notify: str | None = None
+    parent_task_id: str | None = None
+    upload: str | None = None
+    upload_sha256: str | None = None
+
+    def fields(self) -> list[Argument]:
+        """Return the record's fields as Redis takes them: name, value, name, value."""
+        steps = [
+            {"name": step.name, "queue": step.queue, "id": keys.step_id(self.task_id, number)}
+            for number, step in enumerate(self.steps, 1)
+        ]
+        fields: dict[str, str] = {"kind": self.kind, "owner": self.owner, "steps": json.dumps(steps)}
+        optional = ("trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256")
+        fields |= {name: value for name in optional if (value := getattr(self, name))}
+        if self.envelope.due_ms:
+            fields["due_at"] = str(self.envelope.due_ms)
+        return [part for pair in fields.items() for part in pair]
+
+
+def accept(
+    prefix: str,
+    broker_prefix: str,
+    task: NewTask,
+    *,
+    idempotency_key: str = "",
+    fingerprint: str = "",
+    most_waiting: int = 0,
+) -> Call:
+    """Return the script that takes a task: record, message and idempotency key, or nothing.
+
+    `idempotency_key` is a whole Redis key (see `keys.idempotency`); `most_waiting` 0 means that there is no limit.
+    """
+    message = task.envelope
+    return ACCEPT(
+        prefix, broker_prefix, task.task_id, message.queue, message.tag, message.text, message.due_ms,
+        idempotency_key, fingerprint, most_waiting, len(task.steps), *task.fields(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step as the record has it. Times are milliseconds since the epoch."""
+
+    number: int
+    name: str
+    queue: str
+    state: str
+    attempt: int
+    delivery: int
+    started_at: int | None
+    ended_at: int | None
+    retry_at: int | None
+    worker: str | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    progress: dict[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A task as it stands."""
+
+    task_id: str
+    kind: str
+    owner: str
+    state: str
+    created_at: int
+    finished_at: int | None
+    due_at: int | None
+    cancel_requested: bool
+    trace_id: str | None
+    user_id: str | None
+    notify: str | None
+    parent_task_id: str | None
+    upload: str | None
+    steps: tuple[StepRecord, ...]
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """All files made so far: those of the last step that has a result."""
+        for step in reversed(self.steps):
+            if step.result and "outputs" in step.result:
+                outputs: list[dict[str, Any]] = step.result["outputs"]
+                return outputs
+        return []
+
+
+def decode(task_id: str, raw: Mapping[bytes, bytes]) -> Record | None:
+    """Return the record of a hash as Redis gives it; None when there is none."""
+    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    if "state" not in fields:
+        return None
+    steps: Sequence[dict[str, str]] = json.loads(fields["steps"])
+    return Record(
+        task_id=task_id,
+        kind=fields["kind"],
+        owner=fields["owner"],
+        state=fields["state"],
+        created_at=int(fields["created_at"]),
+        finished_at=_integer(fields.get("finished_at")),
+        due_at=_integer(fields.get("due_at")),
+        cancel_requested="cancel_requested" in fields,
+        trace_id=fields.get("trace_id"),
+        user_id=fields.get("user_id"),
+        notify=fields.get("notify"),
+        parent_task_id=fields.get("parent_task_id"),
+        upload=fields.get("upload"),
+        steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),
+    )
+
+
+def _step(number: int, step: Mapping[str, str], fields: Mapping[str, str]) -> StepRecord:
+    def own(name: str) -> str | None:
+        return fields.get(f"{number}:{name}")
+
+    return StepRecord(
+        number=number,
+        name=step["name"],
+        queue=step["queue"],
+        state=own("state") or "PENDING",
+        attempt=int(own("attempt") or 0),
+        delivery=int(own("delivery") or 0),
+        started_at=_integer(own("started_at")),
+        ended_at=_integer(own("ended_at")),
+        retry_at=_integer(own("retry_at")),
+        worker=own("worker"),
+        result=_json(own("result")),
+        error=_json(own("error")),
+        progress=_json(own("progress")),
+    )
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def _json(text: str | None) -> dict[str, Any] | None:
+    value: dict[str, Any] | None = json.loads(text) if text else None
+    return value

@@ -1,0 +1,119 @@
+"""How a contract becomes a Celery task: the gate before it, the pure function in it, the policy around it.
+
+A step is registered with `register`; its function takes the decoded message and a `Run`, and returns the contract's
+result. Everything else that every step needs is here, once: the gate, decoding, retries with a growing pause, a total
+deadline where the pool has no time limits.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Ignore, Reject
+
+from offload_contracts import Message, Outputs, Result, TaskContract
+from offload_runtime import deadlines, keys, logs, records
+from offload_runtime.errors import TemporaryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from offload_runtime.backend import RecordBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one step: which one it is, what the steps before have made, and how to tell of progress."""
+
+    task_id: str
+    step: int
+    celery_id: str
+    attempt: int
+    delivery: int
+    outputs: Outputs
+    progress: Callable[[int, int], None]
+
+
+class GatedTask(Task):
+    """The base of all steps."""
+
+    Request = "offload_runtime.celery_telemetry:ObservedRequest"
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ANN401, ARG002 -- Celery's signature
+        """Ask the record whether this run may begin. ``Ignore`` here acknowledges the message and stores nothing."""
+        step = keys.step_of(task_id)
+        logs.task_id.set(step.task_id)
+        backend: RecordBackend = self.app.backend
+        carried = args[0] if len(args) > 1 else {}
+        answer = backend.run(
+            records.START(
+                backend.settings.key_prefix, step.task_id, step.number, self.request.retries,
+                self.request.get("delivery_count") or 1, self.request.hostname or "",
+                json.dumps(carried), backend.settings.result_expires_seconds * 1000,
+            ),
+            f"begin {task_id}",
+        )  # fmt: skip
+        if answer == "record.missing":
+            raise Reject(answer, requeue=False)
+        if answer != "run":
+            raise Ignore(answer)
+
+    def after_return(self, *_: object) -> None:
+        """Forget whose step this was."""
+        logs.task_id.set("")
+
+
+def register[M: Message, R: Result](
+    app: Celery,
+    contract: TaskContract[M, R],
+    function: Callable[[M, Run], R],
+    *,
+    max_retries: int,
+    backoff_seconds: float,
+    deadline_seconds: float | None = None,
+) -> Task:
+    """Make a contract's task of a function.
+
+    A `TemporaryError` is tried again, `max_retries` times, after `backoff_seconds`, doubled each time, with up to a
+    tenth of jitter. Any other error is final. `deadline_seconds` ends the whole worker, for pools without time limits.
+    """
+
+    def run(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- Celery's bound task
+        *carried, data = args
+        message = contract.decode(data)
+        this = _run(task, Outputs.model_validate(carried[0]) if carried else Outputs())
+        with deadlines.limit(deadline_seconds, task.request.properties["delivery_tag"], contract.name):
+            try:
+                return contract.encode_result(function(message, this))
+            except TemporaryError as error:
+                pause = backoff(this.attempt, backoff_seconds)
+                task.request.retry_at_ms = round((time.time() + pause) * 1000)
+                raise task.retry(exc=error, countdown=pause) from error
+
+    task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=max_retries)
+    return task
+
+
+def backoff(attempt: int, first_seconds: float) -> float:
+    """Return the pause before the retry after this attempt: doubled each time, up to a tenth longer by chance."""
+    return first_seconds * 2**attempt * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
+
+
+def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound task
+    request = task.request
+    step = keys.step_of(request.id)
+    backend: RecordBackend = task.app.backend
+    attempt, delivery = request.retries, request.get("delivery_count") or 1
+
+    def progress(done: int, total: int) -> None:
+        call = records.PROGRESS(backend.settings.key_prefix, step.task_id, step.number, attempt, delivery, done, total)
+        backend.run(call, f"progress of {request.id}")
+
+    return Run(step.task_id, step.number, request.id, attempt, delivery, outputs, progress)

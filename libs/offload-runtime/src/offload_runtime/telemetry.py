@@ -1,0 +1,126 @@
+"""OpenTelemetry for every service: OTLP over HTTP, configured by the standard ``OTEL_*`` variables.
+
+Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing is installed and nothing is paid. Export and shutdown are bounded in
+time: a collector that is away or silent must not hold a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Status
+
+from offload_runtime.logs import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# A pool's child holds its slot until its spans are out; a parent may take longer, and still ends within its grace.
+CHILD_SECONDS = 1.0
+PARENT_SECONDS = 5.0
+# From "at once" to half an hour: the waits that operators ask about (see docs/reference/metrics.md).
+QUEUE_WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+def is_enabled() -> bool:
+    """Return whether spans go anywhere."""
+    configured = "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ or "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in os.environ
+    return configured and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true"
+
+
+class _Redacting(SpanExporter):
+    """Leaves e-mail addresses out of exception texts and descriptions on their way out."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._exporter.export([_redacted(span) for span in spans])
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _redacted(span: ReadableSpan) -> ReadableSpan:
+    for event in span.events:
+        for name in ("exception.message", "exception.stacktrace"):
+            text = event.attributes and event.attributes.get(name)
+            if isinstance(text, str) and redact(text) != text:
+                changed = dict(event.attributes or {}) | {name: redact(text)}
+                event._attributes = changed  # noqa: SLF001 -- the SDK has no way to change an event on its way out
+    description = span.status.description
+    if description and redact(description) != description:
+        span._status = Status(span.status.status_code, redact(description))  # noqa: SLF001 -- the same
+    reason = span.attributes and span.attributes.get("celery.retry.reason")
+    if isinstance(reason, str) and redact(reason) != reason:
+        span._attributes = dict(span.attributes or {}) | {"celery.retry.reason": redact(reason)}  # noqa: SLF001 -- the same
+    return span
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """The providers of one process."""
+
+    tracer_provider: TracerProvider
+    meter_provider: MeterProvider
+    limit_seconds: float
+
+    def shutdown(self) -> None:
+        """Send what is left, within the limit; what a silent collector does not take is given up."""
+
+        def stop() -> None:
+            self.tracer_provider.shutdown()
+            self.meter_provider.shutdown()
+
+        thread = threading.Thread(target=stop, daemon=True)
+        thread.start()
+        thread.join(self.limit_seconds)
+
+
+def build(service: str, *, limit_seconds: float = PARENT_SECONDS) -> Telemetry | None:
+    """Return providers of their own, or None where telemetry is off."""
+    if not is_enabled():
+        return None
+    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service)})
+    tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = _Redacting(OTLPSpanExporter(timeout=limit_seconds))
+    delay_ms = int(os.environ.get("OTEL_BSP_SCHEDULE_DELAY", "1000"))
+    tracer_provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay_ms))
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=limit_seconds))
+    return Telemetry(tracer_provider, MeterProvider([reader], resource, shutdown_on_exit=False), limit_seconds)
+
+
+def start(service: str, *, limit_seconds: float = PARENT_SECONDS) -> Telemetry | None:
+    """Make this process's providers the global ones. Call it after any fork, once."""
+    telemetry = build(service, limit_seconds=limit_seconds)
+    if telemetry is not None:
+        trace.set_tracer_provider(telemetry.tracer_provider)
+        metrics.set_meter_provider(telemetry.meter_provider)
+    return telemetry
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the current trace context as message headers."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str:
+    """Return the trace id of message headers, or the empty string."""
+    parts = headers.get("traceparent", "").split("-")
+    return parts[1] if len(parts) > 1 else ""

@@ -1,0 +1,66 @@
+"""Wiring of beat: settings, schedules, Celery application."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from celery.beat import Service
+
+from beat.schedules import Cron, Every, Schedule
+from beat.scheduler import SlotScheduler
+from beat.settings import BeatSettings
+from offload_contracts import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
+from offload_runtime import logs
+from offload_runtime.celery_app import create_app
+from offload_runtime.messages import ChainStep
+
+if TYPE_CHECKING:
+    from offload_runtime.celery_app import OffloadApp
+
+SERVICE = "beat"
+
+
+def schedules(settings: BeatSettings) -> tuple[Schedule, ...]:
+    """Return what is done again and again."""
+    zone = ZoneInfo(settings.time_zone)
+    report = Report(recipients=settings.report_recipients)
+    clean_up_grace = timedelta(seconds=settings.clean_up_grace_seconds)
+    return (
+        Schedule(
+            "health", Every(settings.health_interval_seconds), ChainStep.of(CHECK_HEALTH, HealthCheck()), timedelta()
+        ),
+        Schedule(
+            "daily-report",
+            Cron(settings.report_cron, zone),
+            ChainStep.of(REPORT_DAILY, report),
+            timedelta(seconds=settings.report_grace_seconds),
+        ),
+        Schedule(
+            "nightly-clean-up",
+            Cron(settings.nightly_clean_up_cron, zone),
+            ChainStep.of(CLEAN_UP, CleanUp()),
+            clean_up_grace,
+        ),
+        Schedule(
+            "weekly-clean-up",
+            Cron(settings.weekly_clean_up_cron, zone),
+            ChainStep.of(CLEAN_UP, CleanUp(thorough=True)),
+            clean_up_grace,
+        ),
+    )
+
+
+def create(settings: BeatSettings | None = None) -> OffloadApp:
+    """Return beat's application."""
+    settings = settings or BeatSettings()
+    logs.configure(SERVICE, settings.log_level)
+    return create_app(SERVICE, settings, worker=settings)
+
+
+def service(app: OffloadApp, settings: BeatSettings) -> Service:
+    """Return the running beat: ``start()`` blocks, ``stop()`` ends it."""
+    scheduler = partial(SlotScheduler, schedules=schedules(settings))
+    return Service(app, max_interval=1, scheduler_cls=scheduler)

@@ -1,0 +1,124 @@
+"""Our scheduler on Celery's: slots claimed by one script, and the broker's sweep."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from celery.beat import Scheduler
+from celery_leases.options import Options
+from celery_leases.publish import PUBLISH_LUA
+from celery_leases.sweep import Sweeper
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from redis.exceptions import RedisError
+
+from offload_runtime import keys, liveness, messages, records, telemetry
+from offload_runtime.celery_telemetry import publish_attributes
+from offload_runtime.messages import PUBLISHED_AT
+from offload_runtime.redis_client import connect
+
+if TYPE_CHECKING:
+    from beat.schedules import Schedule
+    from beat.settings import BeatSettings
+    from offload_runtime.celery_app import OffloadApp
+
+logger = logging.getLogger(__name__)
+
+OWNER = "beat"
+TICK_SECONDS = 1.0
+
+_SLOT = records.Script(
+    records.RECORDS_LUA + PUBLISH_LUA + (resources.files("beat") / "lua" / "slot.lua").read_text(encoding="utf-8")
+)
+
+
+class SlotScheduler(Scheduler):
+    """Publishes each slot of each schedule once, by Redis's clock. What it knows is in Redis: it may die anywhere."""
+
+    def __init__(self, app: OffloadApp, *args: Any, schedules: tuple[Schedule, ...] = (), **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
+        """Take the schedules; nothing is connected yet."""
+        super().__init__(app, *args, **kwargs | {"lazy": True})
+        self.max_interval = TICK_SECONDS
+        self._settings: BeatSettings = app.settings  # type: ignore[assignment]
+        self._schedules = schedules
+        self._client = connect(app.settings.redis_url)
+        self._sweeper = Sweeper(self._client, Options.of(app.conf.broker_transport_options))
+        # Slots that are known to be published: the script decides, this only spares it the question.
+        self._done: dict[str, datetime] = {}
+        self._is_away = False
+        self._has_begun = False
+
+    def tick(self, *_: object, **__: object) -> float:
+        """Publish what is due and sweep. Returns the seconds until the next tick. Redis away: the next tick tries."""
+        started = time.monotonic()
+        try:
+            now = self._now()
+            self._begin(now)
+            for schedule in self._schedules:
+                self._publish_due(schedule, now)
+            self._sweeper.sweep()
+        except RedisError as error:
+            if not self._is_away:
+                logger.warning("Redis is away, and will be tried each second: %r", error)
+            self._is_away = True
+        else:
+            self._is_away = False
+        if self._settings.liveness_file is not None:
+            liveness.stamp(self._settings.liveness_file)
+        return max(TICK_SECONDS - (time.monotonic() - started), 0.05)
+
+    def should_sync(self) -> bool:
+        """Return that there is nothing to write down: it is in Redis."""
+        return False
+
+    def sync(self) -> None:
+        """Write nothing."""
+
+    def _begin(self, now: datetime) -> None:
+        """Note when a schedule was first known: slots before that were not missed, they never were."""
+        if not self._has_begun:
+            for schedule in self._schedules:
+                self._client.hsetnx(keys.slots(self._settings.key_prefix), schedule.name, round(now.timestamp() * 1000))
+            self._has_begun = True
+
+    def _now(self) -> datetime:
+        seconds, microseconds = self._client.time()
+        return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
+
+    def _publish_due(self, schedule: Schedule, now: datetime) -> None:
+        slot = schedule.due(now)
+        if slot is None or self._done.get(schedule.name) == slot:
+            return
+        outcome = self._publish(schedule, slot)
+        if outcome != "early":
+            self._done[schedule.name] = slot
+        logger.info("slot %s: %s", schedule.task_id(slot), outcome)
+
+    def _publish(self, schedule: Schedule, slot: datetime) -> str:
+        task_id, step, settings = schedule.task_id(slot), schedule.step, self._settings
+        tracer = trace.get_tracer("offload")
+        attributes = publish_attributes(step.name, step.queue, task_id)
+        with tracer.start_as_current_span(f"apply_async/{step.name}", kind=SpanKind.PRODUCER, attributes=attributes):
+            headers = telemetry.trace_headers()
+            envelope = messages.envelope(
+                task_id, [step], {**headers, PUBLISHED_AT: time.time()}, origin=OWNER
+            )
+            task = records.NewTask(
+                task_id=task_id,
+                kind="maintenance",
+                owner=OWNER,
+                steps=(step,),
+                envelope=envelope,
+                trace_id=telemetry.trace_id_of(headers),
+            )
+            call = _SLOT(
+                settings.key_prefix, settings.broker_prefix, schedule.name, round(slot.timestamp() * 1000),
+                round(schedule.latest.total_seconds() * 1000), task_id, envelope.queue, envelope.tag, envelope.text,
+                *task.fields(),
+            )  # fmt: skip
+            outcome: str = call.run(self._client).decode()
+            return outcome

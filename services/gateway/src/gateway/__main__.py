@@ -1,0 +1,42 @@
+"""``python -m gateway``: serve; ``python -m gateway new-key NAME``: make an API key."""
+
+from __future__ import annotations
+
+import argparse
+
+import uvicorn
+
+from gateway import auth
+from gateway.app import create
+from gateway.settings import GatewaySettings
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until SIGTERM, or make a key."""
+    parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="serve the API (the default)")
+    key = commands.add_parser("new-key", help="make an API key: printed once, kept only as its digest")
+    key.add_argument("name", help="whose it is")
+    key.add_argument("--scope", action="append", choices=sorted(auth.SCOPES), help="default: tasks")
+    options = parser.parse_args(arguments)
+    if options.command == "new-key":
+        made, line = auth.new_key(options.name, options.scope or [auth.TASKS])
+        print(f"API key (shown once):   {made}\nline for the key file:  {line}")
+        return
+    settings = GatewaySettings()
+    uvicorn.run(
+        create(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Wiring of the gateway: settings, keys, dispatcher, store, routes."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+from gateway import operations, problems, routes
+from gateway.auth import Keys
+from gateway.dispatch import Dispatcher
+from gateway.operations import Metrics
+from gateway.settings import GatewaySettings
+from offload_runtime import logs, telemetry
+from offload_runtime.blobs import BlobStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SERVICE = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the routes work with."""
+
+    settings: GatewaySettings
+    keys: Keys
+    dispatcher: Dispatcher
+    store: BlobStore
+    metrics: Metrics
+
+
+def create(settings: GatewaySettings | None = None) -> FastAPI:
+    """Return the gateway's application."""
+    settings = settings or GatewaySettings()
+    logs.configure(SERVICE, settings.log_level)
+    started = telemetry.start(SERVICE)
+    metrics = Metrics()
+    parts = Parts(settings, Keys(settings), Dispatcher(settings), BlobStore(settings), metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await parts.dispatcher.start()
+        yield
+        await parts.dispatcher.stop()
+        if started is not None:
+            started.shutdown()
+
+    app = FastAPI(
+        title="Offload",
+        description="Takes slow work off a web application's request path.",
+        version="0.1.0",
+        lifespan=lifespan,
+    )
+    app.state.parts = parts
+    app.include_router(routes.router)
+    app.include_router(operations.router)
+    problems.install(app, metrics.problems)
+    if started is not None:
+        FastAPIInstrumentor.instrument_app(
+            app, excluded_urls="healthz,readyz,metrics", exclude_spans=["send", "receive"]
+        )
+    return app

@@ -1,0 +1,272 @@
+"""Accepting a task: record, message and idempotency key in one script, one round trip to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from gateway.problems import Problem
+from offload_runtime import keys, messages, records, telemetry
+from offload_runtime.messages import PUBLISHED_AT, ChainStep
+from offload_runtime.redis_client import AWAY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gateway.auth import Caller
+    from gateway.settings import GatewaySettings
+
+logger = logging.getLogger(__name__)
+
+# Above this share of Redis's memory nothing new is accepted, so that what runs can end.
+MEMORY_SHARE = 0.8
+SAMPLE_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 2
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A task that was accepted now, or by an earlier request of the same idempotency key."""
+
+    task_id: str
+    replayed: bool
+
+
+@dataclass(slots=True)
+class Health:
+    """Redis as it was a second ago: looked at outside of the accept path."""
+
+    is_up: bool = True
+    memory_share: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+class Dispatcher:
+    """Puts tasks into Redis."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        """Prepare the client; it connects with the first request."""
+        self._settings = settings
+        limit = settings.redis_timeout_seconds
+        self.client = redis.asyncio.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=limit,
+            socket_connect_timeout=limit,
+            retry=Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call] # redis-py
+        )
+        self.health = Health()
+        self._origin = f"{os.getpid()}@{socket.gethostname()}"
+        self._tracer = trace.get_tracer("offload")
+        self._sampler: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look at Redis once, and then every second."""
+        await self._sample()
+        self._sampler = asyncio.create_task(self._keep_sampling())
+
+    async def stop(self) -> None:
+        """Stop looking, and close the connections."""
+        if self._sampler is not None:
+            self._sampler.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sampler
+        await self.client.aclose()
+
+    def check(self) -> None:
+        """Refuse before the body is read, where it is known already that it could not be accepted.
+
+        Raises:
+            Problem: 503 ``redis.unavailable`` or ``redis.memory``.
+
+        """
+        if not self.health.is_up:
+            raise unavailable()
+        if self.health.memory_share > MEMORY_SHARE:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "redis.memory",
+                "the queue's memory is nearly full; nothing new is accepted for now",
+                retry_after=10,
+            )
+
+    async def accept(
+        self,
+        caller: Caller,
+        kind: str,
+        steps: Sequence[ChainStep],
+        *,
+        task_id: str,
+        delay_seconds: float = 0,
+        idempotency_key: str | None = None,
+        fingerprint: str = "",
+        **fields: str | None,
+    ) -> Accepted:
+        """Accept a task, or nothing of it. `fields` are the record's (user_id, notify, upload, upload_sha256).
+
+        Raises:
+            Problem: 422 ``idempotency.conflict``, 429 ``queue.full``, 503 ``accept.unknown``.
+
+        """
+        first = steps[0]
+        attributes = {
+            "celery.task_name": first.name,
+            "messaging.system": "celery",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": first.queue,
+            "messaging.message.id": task_id,
+        }
+        with self._tracer.start_as_current_span(
+            f"apply_async/{first.name}", kind=SpanKind.PRODUCER, attributes=attributes
+        ):
+            headers: dict[str, Any] = telemetry.trace_headers()
+            trace_id = telemetry.trace_id_of(headers)
+            headers[PUBLISHED_AT] = time.time()
+            due = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
+            task = records.NewTask(
+                task_id=task_id,
+                kind=kind,
+                owner=caller.name,
+                steps=tuple(steps),
+                envelope=messages.envelope(task_id, steps, headers, origin=self._origin, due=due),
+                trace_id=trace_id,
+                **fields,
+            )
+            settings = self._settings
+            scoped = keys.idempotency(settings.key_prefix, caller.name, idempotency_key) if idempotency_key else ""
+            call = records.accept(
+                settings.key_prefix,
+                settings.broker_prefix,
+                task,
+                idempotency_key=scoped,
+                fingerprint=fingerprint,
+                most_waiting=settings.queue_limit,
+            )
+            answer, subject = await self._run(call)
+        if answer == "full":
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "queue.full",
+                f"{subject} tasks wait in the queue {first.queue} already",
+                retry_after=10,
+            )
+        if answer == "conflict":
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "idempotency.conflict",
+                "this Idempotency-Key was used for another request",
+            )
+        return Accepted(subject, replayed=answer == "replayed")
+
+    async def _run(self, call: records.Call) -> tuple[str, str]:
+        """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
+        try:
+            result = await call.run_async(self.client)
+        except AWAY:
+            try:
+                result = await call.run_async(self.client)
+            except AWAY as error:
+                self.health.is_up = False
+                raise Problem(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "accept.unknown",
+                    "the queue did not answer; send the request again with the same Idempotency-Key",
+                    retry_after=RETRY_AFTER_SECONDS,
+                ) from error
+        answer, subject = result
+        return answer.decode(), subject.decode() if isinstance(subject, bytes) else str(subject)
+
+    async def _keep_sampling(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            await self._sample()
+
+    async def _sample(self) -> None:
+        try:
+            memory = await self.client.info("memory")
+        except RedisError:
+            if self.health.is_up:
+                logger.exception("Redis does not answer: posts get 503 until it does")
+            self.health.is_up = False
+            return
+        if not self.health.is_up:
+            logger.info("Redis answers again")
+        limit = int(memory.get("maxmemory", 0)) or self._settings.memory_limit_bytes
+        self.health.memory_share = int(memory["used_memory"]) / limit if limit else 0.0
+        if not self.health.is_up or not self.health.warnings:
+            self.health.warnings = await self._warnings()
+        self.health.is_up = True
+
+    async def _warnings(self) -> tuple[str, ...]:
+        """Name what of Redis's own settings would break the promise that nothing accepted is lost."""
+        wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+        try:
+            found = {name: (await self.client.config_get(name)).get(name) for name in wanted}
+        except ResponseError:
+            return ("Redis does not show its settings: AOF, appendfsync always and noeviction must be set there",)
+        except RedisError:
+            return ()
+        different = [f"{name} is {found[name]}, not {value}" for name, value in wanted.items() if found[name] != value]
+        for warning in different:
+            if warning not in self.health.warnings:
+                logger.warning("accepted tasks may be lost: Redis's %s", warning)
+        return tuple(different)
+
+
+def unavailable() -> Problem:
+    """Return the problem of a Redis that is known to be away."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "redis.unavailable",
+        "the queue cannot be reached; nothing was accepted",
+        retry_after=RETRY_AFTER_SECONDS,
+    )
+
+
+def new_task_id() -> str:
+    """Return a new task id."""
+    return str(uuid.uuid4())
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """Return the request's idempotency key, if it has one.
+
+    Raises:
+        Problem: 400 ``idempotency.invalid`` when it is empty, too long, or not printable ASCII.
+
+    """
+    key = headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise Problem(
+            HTTPStatus.BAD_REQUEST,
+            "idempotency.invalid",
+            f"an Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} printable ASCII characters",
+        )
+    return key
+
+
+def fingerprint(method: str, path: str, fields: Mapping[str, Any], sha256: str = "") -> str:
+    """Return what makes two requests the same: method, path, sorted fields, and the file's own digest."""
+    text = json.dumps([method, path, sorted(fields.items()), sha256], separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""What operators and their machines ask: is it alive, is it ready, how does it do."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from redis.exceptions import RedisError
+
+from offload_contracts import Queue
+from offload_runtime import keys
+from offload_runtime.blobs import BlobError
+
+if TYPE_CHECKING:
+    from gateway.app import Parts
+
+router = APIRouter(tags=["operations"])
+
+
+class Metrics:
+    """What /metrics shows."""
+
+    def __init__(self) -> None:
+        """Name the metrics."""
+        self.registry = CollectorRegistry()
+        counter = {"registry": self.registry}
+        self.accepted = Counter("offload_tasks_accepted_total", "Tasks accepted", ["kind"], **counter)
+        self.problems = Counter("offload_problems_total", "Requests not served, by code", ["code"], **counter)
+        self.leftover_uploads = Counter(
+            "offload_leftover_uploads_total", "Uploads left for the clean-up to delete", **counter
+        )
+        self.messages = Gauge(
+            "offload_queue_messages", "Messages by queue and place", ["queue", "place"], registry=self.registry
+        )
+        self.dependency_up = Gauge(
+            "offload_dependency_up", "1 when it answered the last health check", ["dependency"], registry=self.registry
+        )
+        self.memory_share = Gauge(
+            "offload_redis_memory_share", "Redis's memory in use, of its limit", registry=self.registry
+        )
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Say that the process lives. Redis's absence is no reason to restart it."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """Say whether posts can be accepted, and what of Redis's settings weakens the promises."""
+    parts: Parts = request.app.state.parts
+    checks: dict[str, str] = {}
+    try:
+        await parts.dispatcher.client.ping()
+        checks["redis"] = "ok"
+    except RedisError:
+        checks["redis"] = "unavailable"
+    try:
+        await parts.store.ping()
+        checks["blob"] = "ok"
+    except BlobError:
+        checks["blob"] = "unavailable"
+    ready = all(value == "ok" for value in checks.values())
+    body: dict[str, Any] = {
+        "status": "ready" if ready else "unavailable",
+        "checks": checks,
+        "warnings": list(parts.dispatcher.health.warnings),
+        "development_mode": parts.settings.development_mode,
+    }
+    return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus's text format; the queues are read as they are now."""
+    parts: Parts = request.app.state.parts
+    shown = parts.metrics
+    shown.memory_share.set(parts.dispatcher.health.memory_share)
+    prefix = parts.settings.broker_prefix
+    try:
+        async with parts.dispatcher.client.pipeline(transaction=False) as pipe:
+            for queue in Queue:
+                pipe.hlen(f"{prefix}{queue}:live")
+                pipe.zcard(f"{prefix}{queue}:leases")
+                pipe.zcard(f"{prefix}{queue}:delayed")
+                pipe.hlen(f"{prefix}{queue}:dead")
+            pipe.hgetall(keys.health(parts.settings.key_prefix))
+            *counts, health = await pipe.execute()
+    except RedisError:
+        shown.dependency_up.labels("redis").set(0)
+    else:
+        for position, queue in enumerate(Queue):
+            live, running, delayed, dead = counts[position * 4 : position * 4 + 4]
+            places = {"waiting": live - running, "running": running, "delayed": delayed, "dead": dead}
+            for place, count in places.items():
+                shown.messages.labels(queue.value, place).set(count)
+        for name, value in health.items():
+            if name != b"checked_at":
+                shown.dependency_up.labels(name.decode()).set(value.replace(b".", b"").isdigit())
+    return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,39 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from offload_runtime.settings import BlobSettings, Count, LinkSettings, Seconds, Settings
+
+
+class GatewaySettings(Settings, BlobSettings, LinkSettings):
+    """Read from the environment at start."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    host: str = Field(default="0.0.0.0", description="The address to listen on.")  # noqa: S104 -- a pod's own
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=8080, description="The port to listen on.")
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="`name:sha256[:scope,…]` of each API key, divided by spaces or lines."
+    )
+    api_keys_file: str | None = Field(default=None, description="The same in a file, a key a line; # begins a comment.")
+    development_mode: bool = Field(default=False, description="Serve without API keys. Never where others can reach it.")
+    upload_limit_bytes: Count = Field(default=20_000_000, description="The largest upload.")
+    body_limit_bytes: Count = Field(default=1_000_000, description="The largest JSON body.")
+    queue_limit: Count = Field(default=10_000, description="Tasks waiting in a queue, above which posts get 429.")
+    memory_limit_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Redis's memory where its `maxmemory` is 0; above 80 % posts get 503. 0: no limit."
+    )
+    redis_timeout_seconds: Seconds = Field(
+        default=0.9, description="One answer of Redis. An accept asks twice at most, so that a post ends within 2 s."
+    )
+    shutdown_seconds: Count = Field(default=30, description="How long open requests may take after SIGTERM.")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value

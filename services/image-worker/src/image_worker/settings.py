@@ -1,0 +1,21 @@
+"""The image worker's settings."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from offload_runtime.settings import BlobSettings, Count, Settings, WorkerSettings
+
+
+class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings):
+    """Read from the environment at start."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    image_concurrency: Count = Field(
+        default=2, description="Pool processes of the image worker: one per core; Pillow keeps a core busy."
+    )
+    image_max_pixels: Count = Field(default=50_000_000, description="Pixels of an image, all its frames together.")
+    image_max_side_pixels: Count = Field(default=16_384, description="The longest side of an image.")
+    image_max_frames: Count = Field(default=100, description="Frames of an animation.")

@@ -1,0 +1,85 @@
+"""The image worker's tasks: unwrap the message, call one pure function, wrap the result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from offload_contracts import (
+    RENDER_REPORT,
+    RESIZE_IMAGE,
+    THUMBNAIL_IMAGE,
+    Output,
+    Outputs,
+    RenderReport,
+    ResizeImage,
+    ThumbnailImage,
+)
+from offload_runtime import blobs
+from offload_runtime.errors import PermanentError, TemporaryError
+from offload_runtime.steps import Run, register
+
+from image_worker import images, reports
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from image_worker.settings import ImageWorkerSettings
+
+
+def register_all(app: Celery, settings: ImageWorkerSettings, store: blobs.BlobStore) -> None:
+    """Give the application its tasks."""
+    limits = images.Limits(settings.image_max_pixels, settings.image_max_side_pixels, settings.image_max_frames)
+
+    def resize(message: ResizeImage, run: Run) -> Outputs:
+        image = images.resize(
+            _read(store, message.source),
+            width=message.width,
+            height=message.height,
+            fit=message.fit,
+            target=message.format,
+            animated=message.animated,
+            limits=limits,
+        )
+        return run.outputs.plus(_write_image(store, run, "resize", image))
+
+    def thumbnail(message: ThumbnailImage, run: Run) -> Outputs:
+        source = next(output for output in run.outputs.outputs if output.step == "resize")
+        side = message.longest_side
+        image = images.resize(_read(store, source.key), width=side, height=side, limits=limits)
+        return run.outputs.plus(_write_image(store, run, "thumbnail", image))
+
+    def render(message: RenderReport, run: Run) -> Outputs:
+        pdf = reports.render(message.title, message.rows, run.progress)
+        output = _write(store, run, "report", pdf.data, "pdf", reports.MEDIA_TYPE)
+        return run.outputs.plus(output.model_copy(update={"pages": pdf.pages}))
+
+    policy = {"max_retries": settings.max_retries, "backoff_seconds": settings.retry_backoff_seconds}
+    register(app, RESIZE_IMAGE, resize, **policy)
+    register(app, THUMBNAIL_IMAGE, thumbnail, **policy)
+    register(app, RENDER_REPORT, render, **policy)
+
+
+def _read(store: blobs.BlobStore, key: str) -> bytes:
+    try:
+        return store.get(key)
+    except blobs.BlobNotFoundError:
+        raise PermanentError("blob.missing", "the file to work on is not there any more") from None
+    except blobs.BlobError:
+        raise TemporaryError("blob.unavailable", "the blob store cannot be reached") from None
+
+
+def _write_image(store: blobs.BlobStore, run: Run, step: str, image: images.Rendered) -> Output:
+    output = _write(store, run, step, image.data, image.extension, image.media_type)
+    return output.model_copy(update={"width": image.width, "height": image.height})
+
+
+def _write(store: blobs.BlobStore, run: Run, step: str, data: bytes, extension: str, media_type: str) -> Output:
+    """Write an output under the name of its content: a second run writes the same blob."""
+    sha256 = blobs.digest(data)
+    key = blobs.output_key(run.task_id, step, sha256, extension)
+    try:
+        store.put(key, data)
+    except blobs.BlobError:
+        raise TemporaryError("blob.unavailable", "the blob store takes nothing") from None
+    name = key.rpartition("/")[2]
+    return Output(name=name, step=step, key=key, media_type=media_type, size_bytes=len(data), sha256=sha256)

@@ -1,0 +1,33 @@
+"""Wiring of the mail worker: settings, sender, ledger, store, Celery application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mail_worker import tasks
+from mail_worker.mails import Mailer
+from mail_worker.settings import MailWorkerSettings
+from mail_worker.smtp import Sender
+from offload_contracts import Queue
+from offload_runtime import celery_telemetry, logs
+from offload_runtime.blobs import BlobStore
+from offload_runtime.celery_app import create_app
+from offload_runtime.redis_client import connect
+
+if TYPE_CHECKING:
+    from offload_runtime.celery_app import OffloadApp
+
+SERVICE = "mail-worker"
+QUEUES = (Queue.MAIL, Queue.CALLBACKS, Queue.MAINTENANCE)
+POOL = "threads"
+
+
+def create(settings: MailWorkerSettings | None = None) -> OffloadApp:
+    """Return the worker's application, with its tasks."""
+    settings = settings or MailWorkerSettings()
+    logs.configure(SERVICE, settings.log_level)
+    app = create_app(SERVICE, settings, worker=settings)
+    mailer = Mailer(settings, connect(settings.redis_url), Sender(settings))
+    tasks.register_all(app, mailer, BlobStore(settings))
+    celery_telemetry.instrument(SERVICE, POOL)
+    return app

@@ -1,0 +1,125 @@
+"""Maintenance: the health check, the daily report's figures, and the clean-up."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery_leases import admin
+from opentelemetry import metrics
+
+from offload_contracts import Queue
+from offload_runtime import blobs, keys
+from offload_runtime.errors import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from mail_worker.settings import MailWorkerSettings
+    from mail_worker.smtp import Sender
+
+logger = logging.getLogger(__name__)
+
+
+def check_health(
+    settings: MailWorkerSettings, client: redis.Redis, store: blobs.BlobStore, sender: Sender
+) -> dict[str, float | str]:
+    """Look at what Offload stands on. Returns milliseconds by name, or the error's name; logs one line."""
+    checks: dict[str, Callable[[], object]] = {
+        "redis": client.ping,
+        "blob": lambda: store.exists("ping"),
+        "smtp": sender.check,
+    }
+    figures: dict[str, float | str] = {}
+    up = metrics.get_meter("offload").create_gauge("offload.dependency.up", description="1 when it answered, else 0")
+    for name, check in checks.items():
+        started = time.monotonic()
+        try:
+            check()
+            figures[name] = round((time.monotonic() - started) * 1000, 1)
+        except (StepError, blobs.BlobError, OSError) as error:
+            figures[name] = type(error).__name__
+        up.set(1 if isinstance(figures[name], float) else 0, {"offload.dependency": name})
+    healthy = all(isinstance(value, float) for value in figures.values())
+    logger.log(logging.INFO if healthy else logging.ERROR, "health: %s", figures)
+    client.hset(keys.health(settings.key_prefix), mapping={**figures, "checked_at": round(time.time() * 1000)})
+    return figures
+
+
+def daily_figures(settings: MailWorkerSettings, client: redis.Redis, now: datetime) -> dict[str, Any]:
+    """Return yesterday's figures as the report's template wants them."""
+    day = (now - timedelta(days=1)).date()
+    counted: dict[str, dict[str, int]] = defaultdict(lambda: {"SUCCESS": 0, "FAILURE": 0, "REVOKED": 0})
+    for field, count in client.hgetall(keys.figures(settings.key_prefix, day)).items():
+        kind, _, state = field.decode().rpartition(":")
+        counted[kind][state] = int(count)
+    depths = [admin.depth(client, settings.broker_prefix, queue.value) for queue in Queue]
+    return {
+        "day": day.isoformat(),
+        "total": sum(sum(states.values()) for states in counted.values()),
+        "failed": sum(states["FAILURE"] for states in counted.values()),
+        "rows": [
+            {"kind": kind, "succeeded": of["SUCCESS"], "failed": of["FAILURE"], "revoked": of["REVOKED"]}
+            for kind, of in sorted(counted.items())
+        ],
+        "queues": [
+            {"name": depth.queue, "waiting": depth.waiting, "running": depth.running, "dead": depth.dead}
+            for depth in depths
+        ],
+    }
+
+
+def clean_up(
+    settings: MailWorkerSettings, client: redis.Redis, store: blobs.BlobStore, *, thorough: bool, now: datetime
+) -> dict[str, float | str]:
+    """Delete outputs past their retention, and uploads whose record is gone; `thorough` looks at Redis too.
+
+    A record that is still there keeps its upload: a task that waits, or a dead letter, needs it.
+    """
+    deleted = {"outputs": 0, "uploads": 0}
+    oldest_output = now - timedelta(seconds=settings.output_retention_seconds)
+    for blob in store.list(blobs.OUTPUTS):
+        if blob.modified_at < oldest_output and not _has_open_record(settings, client, blob.key):
+            store.delete(blob.key)
+            deleted["outputs"] += 1
+    oldest_upload = now - timedelta(seconds=settings.orphan_grace_seconds)
+    for blob in store.list(blobs.UPLOADS):
+        if blob.modified_at < oldest_upload and not client.exists(_record_key(settings, blob.key)):
+            store.delete(blob.key)
+            deleted["uploads"] += 1
+    if thorough:
+        deleted["records"] = _expire_forgotten(settings, client)
+    logger.info("cleaned up: %s", deleted)
+    return {**deleted}
+
+
+def _record_key(settings: MailWorkerSettings, blob_key: str) -> str:
+    return keys.record(settings.key_prefix, blob_key.split("/")[1])
+
+
+def _has_open_record(settings: MailWorkerSettings, client: redis.Redis, blob_key: str) -> bool:
+    """Return whether the blob's task is still under way: a later step may want to read it."""
+    state = client.hget(_record_key(settings, blob_key), "state")
+    return state is not None and state not in {b"SUCCESS", b"FAILURE", b"REVOKED"}
+
+
+def _expire_forgotten(settings: MailWorkerSettings, client: redis.Redis) -> int:
+    """Give a time to live to event streams whose record is gone. Returns how many there were."""
+    forgotten = 0
+    prefix = keys.events(settings.key_prefix, "")
+    for key in client.scan_iter(match=f"{prefix}*", count=500):
+        task_id = key.decode().removeprefix(prefix)
+        if client.ttl(key) == -1 and not client.exists(keys.record(settings.key_prefix, task_id)):
+            client.expire(key, settings.result_expires_seconds)
+            forgotten += 1
+    return forgotten
+
+
+def utc_now() -> datetime:
+    """Return the time now."""
+    return datetime.now(UTC)

@@ -1,0 +1,46 @@
+"""The mail worker's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from offload_contracts import Address
+from offload_runtime.settings import BlobSettings, Count, LinkSettings, Seconds, Settings, WorkerSettings
+
+
+class SmtpSettings(BaseSettings):
+    """The mail server."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    smtp_host: str = Field(description="The mail server.")
+    smtp_port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=587, description="Its port.")
+    smtp_security: Literal["none", "starttls", "tls"] = Field(
+        default="starttls", description="`starttls` (587), `tls` (465), or `none` for a server on this machine."
+    )
+    smtp_username: str | None = Field(default=None, description="The login, where the server wants one.")
+    smtp_password: SecretStr | None = Field(default=None, description="Its password.")
+    smtp_ca_file: str | None = Field(default=None, description="A CA certificate beside the system's own.")
+    smtp_timeout_seconds: Seconds = Field(default=30, description="One reply of the mail server.")
+    smtp_data_timeout_seconds: Seconds = Field(
+        default=600, description="The reply to the final dot: ten minutes by RFC 5321, section 4.5.3.2.6."
+    )
+    mail_from: Address = Field(description="The sender's address.")
+
+
+class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, SmtpSettings):
+    """Read from the environment at start."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    mail_concurrency: Count = Field(default=4, description="Threads of the mail worker: it mostly waits.")
+    mail_deadline_seconds: Seconds = Field(
+        default=900, description="A mail's step, all in all; past it the worker hands back and ends."
+    )
+    maintenance_deadline_seconds: Seconds = Field(default=3600, description="The same for a maintenance task.")
+    orphan_grace_seconds: Count = Field(
+        default=86_400, description="How old an upload without a record must be before it is deleted."
+    )
