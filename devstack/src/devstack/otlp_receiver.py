@@ -7,7 +7,10 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class OtlpReceiver:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:  # noqa: N802 -- the library's name
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if receiver.silent.is_set():
                     receiver._stopping.wait(60)
@@ -107,13 +110,23 @@ class OtlpReceiver:
             )
             for scope in resource.scope_spans:
                 for span in scope.spans:
-                    attributes = {one.key: getattr(one.value, one.value.WhichOneof("value") or "string_value") for one in span.attributes}
+                    attributes = {
+                        one.key: getattr(one.value, one.value.WhichOneof("value") or "string_value")
+                        for one in span.attributes
+                    }
                     found.append(
                         Span(
-                            span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), service, span.name,
-                            span.kind, span.start_time_unix_nano, span.end_time_unix_nano, span.status.code == 2,  # noqa: PLR2004 -- ERROR
+                            span.trace_id.hex(),
+                            span.span_id.hex(),
+                            span.parent_span_id.hex(),
+                            service,
+                            span.name,
+                            span.kind,
+                            span.start_time_unix_nano,
+                            span.end_time_unix_nano,
+                            span.status.code == 2,  # noqa: PLR2004 -- ERROR
                             attributes,
-                        )  # fmt: skip
+                        )
                     )
         with self._lock:
             self._spans += found

@@ -60,7 +60,9 @@ class Process:
         def printed() -> bool:
             found = text in self.output()
             if not found and self.exit_code is not None:
-                message = f"{self.name} ended with {self.exit_code} before it printed {text!r}:\n{self.output()[-3000:]}"
+                message = (
+                    f"{self.name} ended with {self.exit_code} before it printed {text!r}:\n{self.output()[-3000:]}"
+                )
                 raise RuntimeError(message)
             return found
 
@@ -87,20 +89,20 @@ class Process:
 
     def terminate(self) -> None:
         """Ask it to stop, and don't wait."""
-        self.signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to the process alone."""
         self._popen.send_signal(number)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def send_group(self, number: signal.Signals) -> None:
         """Send a signal to the process and all its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """End the process and its children at once, as a dying node would."""
-        self.signal_group(signal.SIGKILL)
+        self.send_group(signal.SIGKILL)
         self._popen.wait(10)
 
     def stop(self, *, seconds: float = 30.0) -> int:

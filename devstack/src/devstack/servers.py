@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import shutil
 import socket
 import sys
@@ -19,12 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_STRETCH = 400
+_FIRST_PORT = 12_000 + os.getpid() % 50 * _STRETCH
+_ports = itertools.count()
+
+
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of this machine that nobody listens on now, and that nobody else who asks here is given.
+
+    Below the range from which the system gives ports to clients (32768 and up), each process in a stretch of its own.
+    """
+    for _ in range(_STRETCH):
+        port = _FIRST_PORT + next(_ports) % _STRETCH
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    message = f"no free port from {_FIRST_PORT} to {_FIRST_PORT + _STRETCH}"
+    raise OSError(message)
 
 
 def redis_binaries() -> dict[str, str]:

@@ -35,7 +35,7 @@ class Mail:
     @property
     def parsed(self) -> EmailMessage:
         """The mail, parsed."""
-        return message_from_bytes(self.data, policy=email_policy)  # type: ignore[return-value]
+        return message_from_bytes(self.data, policy=email_policy)
 
 
 class SmtpSink:
@@ -103,7 +103,9 @@ class SmtpSink:
         with self._lock:
             return [mail for mail in self.mails if mail.taken and recipient in mail.recipients]
 
-    def _authenticate(self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: object) -> AuthResult:
+    def _authenticate(
+        self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: object
+    ) -> AuthResult:
         assert isinstance(data, LoginPassword)  # noqa: S101 -- the only mechanism offered
         given = (data.login.decode(), data.password.decode())
         return AuthResult(success=given == self._login)

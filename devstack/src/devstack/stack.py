@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import httpx
 
@@ -54,7 +54,7 @@ class Stack:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         """Start the servers; services are started one by one."""
         self.redis.start()
         self.smtp.start()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T = TypeVar("T")
 
-
-def until(condition: Callable[[], T], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.05) -> T:
+def until[T](condition: Callable[[], T], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.05) -> T:
     """Return the first true value of `condition`.
 
     Raises:

@@ -9,9 +9,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import celery_leases
 import pytest
 from celery import Celery
+
+import celery_leases
 from devstack.processes import Process, python
 from devstack.servers import RedisServer, redis_binaries
 

@@ -8,9 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-import celery_leases
 from celery import Celery
 from celery.exceptions import Reject
+
+import celery_leases
 
 app = Celery("leases", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
 app.conf.update(celery_leases.SETTINGS)

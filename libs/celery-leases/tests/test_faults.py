@@ -7,6 +7,7 @@ import signal
 import time
 
 from celery import chain
+
 from celery_leases import admin, keys
 from devstack.waiting import until
 
@@ -59,7 +60,7 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
     for _ in range(5):
         cluster.workers[0].wait_for("ready.")
         victim = cluster.workers.pop(0)
-        victim.signal(signal.SIGTERM)
+        victim.send(signal.SIGTERM)
         cluster.worker("-c", "2", ready=False)
         until(lambda victim=victim: victim.exit_code is not None, "the worker to stop")
         assert victim.exit_code == 0
@@ -94,9 +95,7 @@ def test_poison_is_buried_after_three_deliveries_and_innocents_live(cluster):
     assert [(letter.task_id, letter.reason, letter.deliveries) for letter in letters] == [
         (poison.id, "delivery.limit", 3)
     ]
-    until(
-        lambda: admin.dead_letters(cluster.server.client(), PREFIX, "work")[0].reported, "the letter to be reported"
-    )
+    until(lambda: admin.dead_letters(cluster.server.client(), PREFIX, "work")[0].reported, "the letter to be reported")
 
 
 def test_redis_killed_with_all_slots_full_and_remote_control_off(cluster):
@@ -135,11 +134,11 @@ def test_a_worker_that_slept_through_its_lease_is_fenced(cluster):
     app = cluster.app()
     result = signature(app, "step", "a", 1.0).apply_async()
     until(lambda: cluster.noted("start"), "the task to start")
-    sleeper.signal_group(signal.SIGSTOP)
+    sleeper.send_group(signal.SIGSTOP)
     cluster.worker("-c", "1")
     assert result.get(timeout=30) == "a."
     assert cluster.noted("start") == {"a:1": 1, "a:2": 1}
-    sleeper.signal_group(signal.SIGCONT)
+    sleeper.send_group(signal.SIGCONT)
     until(lambda: "lost: the lease" in sleeper.output() or "fenced" in sleeper.output(), "the sleeper to be fenced")
     assert signature(app, "add", 1, 1).apply_async().get(timeout=20) == 2
     sent = [signature(app, "add", number, 1).apply_async() for number in range(20)]
@@ -171,7 +170,5 @@ def test_flushed_and_forgotten(cluster):
 def test_two_queues_share_one_slot(cluster):
     cluster.worker("-c", "1", "-Q", "work,other")
     app = cluster.app()
-    sent = [
-        signature(app, "add", number, 0).apply_async(queue=("work", "other")[number % 2]) for number in range(40)
-    ]
+    sent = [signature(app, "add", number, 0).apply_async(queue=("work", "other")[number % 2]) for number in range(40)]
     assert [one.get(timeout=20) for one in sent] == list(range(40))

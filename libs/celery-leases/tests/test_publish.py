@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 from celery_leases import keys, scripts
 from celery_leases.publish import PUBLISH_LUA, tag
 

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+
 from celery_leases import keys, scripts
 from celery_leases.options import InvalidOptionError, Options
 from celery_leases.sweep import Sweeper
@@ -226,7 +227,7 @@ def test_a_dead_letter_is_reported_until_the_handler_has_returned(client):
     assert seen == [("x", "because")]
     client.zadd(keys.key(P, Q, keys.UNREPORTED), {"a": 1})
     works = []
-    assert sweep(client, on_dead_letter=lambda message, reason: works.append(reason)).reported == 1
+    assert sweep(client, on_dead_letter=lambda _message, reason: works.append(reason)).reported == 1
     assert works == ["because"]
     assert client.zcard(keys.key(P, Q, keys.UNREPORTED)) == 0
 
@@ -236,7 +237,7 @@ def test_a_message_that_is_no_envelope_is_reported_as_it_is(client):
     pop(client)
     hand_back(client, "a", "bury", "message.undecodable")
     seen = []
-    sweep(client, on_dead_letter=lambda message, reason: seen.append((message["headers"], "raw" in message)))
+    sweep(client, on_dead_letter=lambda message, _reason: seen.append((message["headers"], "raw" in message)))
     assert seen == [({}, True)]
 
 

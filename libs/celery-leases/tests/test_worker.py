@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
+
 from celery_leases import admin, keys
 from devstack.waiting import until
 

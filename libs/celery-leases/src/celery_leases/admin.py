@@ -50,7 +50,8 @@ class UnknownDeadLetterError(LookupError):
 
 def queues(client: redis.Redis, prefix: str) -> list[str]:
     """Return the names of all queues that have held a message, sorted."""
-    return sorted(name.decode() for name in client.smembers(keys.registry(prefix)))
+    names: set[Any] = client.smembers(keys.registry(prefix))
+    return sorted(name.decode() for name in names)
 
 
 def depth(client: redis.Redis, prefix: str, queue: str) -> Depth:
@@ -66,7 +67,7 @@ def depth(client: redis.Redis, prefix: str, queue: str) -> Depth:
 
 def dead_letters(client: redis.Redis, prefix: str, queue: str, most: int = 100) -> list[DeadLetter]:
     """Return the queue's newest dead letters, newest first."""
-    tags = client.zrevrange(keys.key(prefix, queue, keys.DEAD_AT), 0, most - 1)
+    tags: list[Any] = client.zrevrange(keys.key(prefix, queue, keys.DEAD_AT), 0, most - 1)
     found = []
     for name in tags:
         try:
@@ -83,7 +84,7 @@ def dead_letter(client: redis.Redis, prefix: str, queue: str, tag: str) -> DeadL
         UnknownDeadLetterError: when there is none of this tag.
 
     """
-    raw = client.hget(keys.key(prefix, queue, keys.DEAD), tag)
+    raw: Any = client.hget(keys.key(prefix, queue, keys.DEAD), tag)
     if raw is None:
         message = f"queue {queue!r} has no dead letter {tag!r}"
         raise UnknownDeadLetterError(message)

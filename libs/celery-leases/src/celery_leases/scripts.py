@@ -33,9 +33,9 @@ class Script:
     def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
         """Run the script; a Redis that has forgotten it (restarted, flushed) is given its text."""
         try:
-            return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
+            return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call] # redis-py
         except NoScriptError:
-            return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)
+            return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call] # redis-py
 
     def command(self, keys: Sequence[str], arguments: Sequence[Argument], *, whole: bool) -> list[Argument]:
         """Return the command for a connection that is polled: by digest, or `whole` after a NOSCRIPT."""

@@ -146,7 +146,7 @@ class LeaseChannel:
         self._brpop_sent_at = self.holder.polled_at = monotonic()
         connection.send_command(*command)
 
-    def _brpop_read(self, **options: object) -> bool:
+    def _brpop_read(self, **_: object) -> bool:
         """Read the answer of the command in flight and deliver its message, if it has one."""
         command, self._in_flight = self._in_flight, ""
         try:
@@ -268,7 +268,7 @@ class LeaseChannel:
         connection: Any
         client: Any
         pool: redis.ConnectionPool
-        qos: QoS
+        qos: Any
         active_queues: list[str]
         active_fanout_queues: set[str]
         connection_errors: tuple[type[BaseException], ...]
@@ -336,5 +336,3 @@ def _waiting_lists(base: str) -> list[str]:
 
 def _nothing() -> None:
     """Be told of a lost lease that nobody waits for."""
-
-

@@ -38,9 +38,13 @@ def rejection(task_id: object) -> str:
     return _rejections.pop(str(task_id), "message.rejected")
 
 
+def _worker() -> Any:  # noqa: ANN401 -- Celery's consumer is untyped
+    return None if _consumer is None else _consumer()
+
+
 def knows(task_name: str) -> bool:
     """Return whether this process can run the task. A process that is not a worker is not asked to judge."""
-    consumer = _consumer and _consumer()
+    consumer = _worker()
     return consumer is None or task_name in consumer.app.tasks
 
 
@@ -51,7 +55,7 @@ def is_stopping() -> bool:
 
 def goes_on() -> bool:
     """Return whether this is a worker that is not stopping: then its tasks outlive a closed channel."""
-    return _consumer is not None and _consumer() is not None and not is_stopping()
+    return _worker() is not None and not is_stopping()
 
 
 def is_working() -> bool:
@@ -66,7 +70,7 @@ def is_active(delivery_tag: str) -> bool:
 
 def cancel(delivery_tag: str) -> None:
     """End the task of a lost lease where the pool can (prefork): another worker does it already."""
-    consumer = _consumer and _consumer()
+    consumer = _worker()
     if consumer is None or not getattr(consumer.pool, "uses_semaphore", False):
         return
     for request in tuple(state.active_requests):

@@ -34,7 +34,7 @@ class SendMail(Message):
 
     to: Recipients
     template: Template | None = None
-    context: dict[str, JsonValue] = {}
+    context: dict[str, JsonValue] = Field(default={})
     subject: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     text: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
     policy: MailPolicy = MailPolicy.AT_LEAST_ONCE

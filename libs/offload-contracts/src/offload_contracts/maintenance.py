@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from offload_contracts.address import Address
 from offload_contracts.contract import Message, Result
 
@@ -26,4 +28,4 @@ class CleanUp(Message):
 class Swept(Result):
     """What a maintenance task found or did, by name."""
 
-    figures: dict[str, float | str] = {}
+    figures: dict[str, float | str] = Field(default={})

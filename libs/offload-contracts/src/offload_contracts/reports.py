@@ -12,7 +12,7 @@ MAX_ROWS = 100_000
 
 
 class RenderReport(Message):
-    """Render a report of so many rows. The rows are made from the title, so that the same request gives the same file."""
+    """Render a report of so many rows, made from the title: the same request gives the same file."""
 
     rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
     title: Annotated[str, Field(min_length=1, max_length=200)] = "Report"

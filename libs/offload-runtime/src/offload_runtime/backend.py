@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.backends.base import BaseBackend
 from celery.exceptions import Reject
-from celery_leases import worker
 
+from celery_leases import worker
 from offload_contracts import NOTIFY_FAILURE, ContractError, NotifyFailure, Queue, by_name
 from offload_runtime import keys, records, telemetry
 from offload_runtime.errors import StepError
@@ -102,7 +102,7 @@ class RecordBackend(BaseBackend):
         call_errbacks: bool = True,  # noqa: FBT001, FBT002, ARG002 -- our chains have none
         state: str = "FAILURE",
     ) -> None:
-        """Store why a step failed for good. The same script ends the task and publishes the mail that tells its user."""
+        """Store why a step failed for good; the same script publishes the mail that tells its user."""
         if isinstance(exc, Reject):
             return  # the broker buries the message, and `dead_letter` tells of it
         attempt, delivery = _run_of(request)
@@ -154,7 +154,7 @@ class RecordBackend(BaseBackend):
 
     # -- ours
 
-    def fail(  # noqa: D417 -- said in the text
+    def fail(
         self,
         celery_id: str,
         error: dict[str, Any],

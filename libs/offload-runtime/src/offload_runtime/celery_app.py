@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kombu
 from celery import Celery, signals
-from celery.app.amqp import AMQP as CeleryAMQP
-from celery_leases import SETTINGS as LEASE_SETTINGS
+from celery.app import amqp
 
+from celery_leases import SETTINGS as LEASE_SETTINGS
 from offload_contracts import ALL, Queue
 from offload_runtime import liveness
 from offload_runtime.messages import HIDDEN
@@ -48,7 +49,7 @@ class Connection(kombu.Connection):
         return super()._ensure_connection(*args, **kwargs)
 
 
-class AMQP(CeleryAMQP):
+class AMQP(amqp.AMQP):
     """Celery's publishing, with arguments kept out of the headers: their printed form holds addresses."""
 
     Connection = Connection
@@ -65,12 +66,15 @@ class OffloadApp(Celery):
     settings: Settings
 
 
+def _dead_letter(app: OffloadApp, message: dict[str, Any], reason: str) -> None:
+    app.backend.dead_letter(message, reason)
+
+
 def create_app(
     service: str,
     settings: Settings,
     *,
     worker: WorkerSettings | None = None,
-    on_dead_letter: Callable[[dict[str, Any], str], object] | None = None,
 ) -> OffloadApp:
     """Return a service's application. It can publish to every queue; what it consumes is said by `run_worker`."""
     app = OffloadApp(service, amqp="offload_runtime.celery_app:AMQP")
@@ -80,7 +84,7 @@ def create_app(
         # The gate does the same with the record itself.
         "tombstone_seconds": 0,
         "dead_letter_retention_seconds": settings.dead_letter_retention_seconds,
-        "on_dead_letter": on_dead_letter or (lambda message, reason: app.backend.dead_letter(message, reason)),
+        "on_dead_letter": partial(_dead_letter, app),
         "socket_timeout": None,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
@@ -132,9 +136,7 @@ def _refuse_overrides(conf: Any, **_: object) -> None:  # noqa: ANN401 -- Celery
             raise SettingsError(message)
 
 
-def run_worker(
-    app: OffloadApp, queues: Sequence[Queue], pool: str, concurrency: int, arguments: Sequence[str]
-) -> None:
+def run_worker(app: OffloadApp, queues: Sequence[Queue], pool: str, concurrency: int, arguments: Sequence[str]) -> None:
     """Run the application's worker until it is told to stop. `arguments` go to ``celery worker`` after ours.
 
     Gossip, mingle and heartbeats are off: their chatter grows with the square of the pods, and nothing here needs it.

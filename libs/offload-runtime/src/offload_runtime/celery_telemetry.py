@@ -82,7 +82,7 @@ def instrument(service: str, pool: str) -> None:
 
         signals.worker_process_init.connect(child_starts, weak=False)
         signals.worker_ready.connect(parent_starts, weak=False)
-        signals.worker_shutdown.connect(lambda **_: _parent and _parent.shutdown(), weak=False)
+        signals.worker_shutdown.connect(_parent_ends, weak=False)
         return
 
     def starts(**_: object) -> None:
@@ -91,7 +91,12 @@ def instrument(service: str, pool: str) -> None:
         _connect()
 
     signals.worker_init.connect(starts, weak=False)
-    signals.worker_shutdown.connect(lambda **_: _parent and _parent.shutdown(), weak=False)
+    signals.worker_shutdown.connect(_parent_ends, weak=False)
+
+
+def _parent_ends(**_: object) -> None:
+    if _parent is not None:
+        _parent.shutdown()
 
 
 def _connect() -> None:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from celery.worker import state
+
 from celery_leases import leases
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The liveness stamp: a file whose time says that the consumer's loop does its work.
 
 It is stamped once a second while the worker consumes, is full, or tries to connect again. It grows old when the loop
-stands still, or when it turns without asking for messages. It stays fresh while Redis is away: restarting would not help.
+stands still, or turns without asking for messages. It stays fresh while Redis is away: a restart would not help.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.worker import state
+
 from celery_leases import leases
 
 # A poll lasts a second at most; so long without one, and with a slot free, means that consuming has stopped.

@@ -60,16 +60,16 @@ class Call:
     def run(self, client: redis.Redis) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
         """Run it; a Redis that has forgotten the script is given its text."""
         try:
-            return client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)
+            return client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
         except NoScriptError:
-            return client.execute_command("EVAL", self.script.text, 0, *self.arguments)
+            return client.execute_command("EVAL", self.script.text, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
 
     async def run_async(self, client: redis.asyncio.Redis) -> Any:  # noqa: ANN401 -- the same
         """Run it in one round trip; a Redis that has forgotten the script is given its text."""
         try:
-            return await client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)
+            return await client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
         except NoScriptError:
-            return await client.execute_command("EVAL", self.script.text, 0, *self.arguments)
+            return await client.execute_command("EVAL", self.script.text, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
 
 
 RECORDS_LUA = _lua("records")
@@ -179,7 +179,7 @@ class Record:
         return []
 
 
-def decode(task_id: str, raw: Mapping[bytes, bytes]) -> Record | None:
+def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
     """Return the record of a hash as Redis gives it; None when there is none."""
     fields = {name.decode(): value.decode() for name, value in raw.items()}
     if "state" not in fields:

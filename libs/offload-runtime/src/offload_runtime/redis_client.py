@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import redis
 from redis.backoff import NoBackoff
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # Redis is away, starting, full, or a replica for the moment: waiting helps, and nothing has been written.
 AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
@@ -34,7 +33,7 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> red
     )
 
 
-def patiently(action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:
+def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:
     """Do `action`, again and again while Redis is away: an outage is nobody's failure.
 
     `action` must be safe to repeat. When `give_up` says so, the last error is raised.

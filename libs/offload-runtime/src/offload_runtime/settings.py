@@ -80,7 +80,8 @@ class LinkSettings(BaseSettings):
         description="The gateway's address as users see it; it stands in mails.",
     )
     link_secret: SecretStr = Field(
-        min_length=32, description="Signs the links in mails; the same in gateway and mail-worker, 32 characters or more."
+        min_length=32,
+        description="Signs the links in mails; the same in gateway and mail-worker, 32 characters or more.",
     )
     output_retention_seconds: Count = Field(
         default=604_800, description="How long outputs and the links to them live: 7 days."
@@ -95,7 +96,9 @@ class WorkerSettings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1)] = Field(
         default=10, description="A killed worker's tasks are back after at most this and one sweep."
     )
-    delivery_limit: Count = Field(default=3, description="Deliveries that a task alone is blamed for before it is buried.")
+    delivery_limit: Count = Field(
+        default=3, description="Deliveries that a task alone is blamed for before it is buried."
+    )
     shared_delivery_limit: Count = Field(default=10, description="The same for those that ended with others of a node.")
     sweep_interval_seconds: Seconds = Field(default=1, description="How often leases and due tasks are looked at.")
     unknown_task_grace_seconds: Count = Field(

@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """What happens when a step fails, or does not end.
+
+    A `TemporaryError` is tried again, `max_retries` times, after `backoff_seconds`, doubled each time, with up to a
+    tenth of jitter. Any other error is final. `deadline_seconds` ends the whole worker, for pools without time limits.
+    """
+
+    max_retries: int
+    backoff_seconds: float
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run of one step: which one it is, what the steps before have made, and how to tell of progress."""
 
@@ -71,39 +84,29 @@ class GatedTask(Task):
 
 
 def register[M: Message, R: Result](
-    app: Celery,
-    contract: TaskContract[M, R],
-    function: Callable[[M, Run], R],
-    *,
-    max_retries: int,
-    backoff_seconds: float,
-    deadline_seconds: float | None = None,
+    app: Celery, contract: TaskContract[M, R], function: Callable[[M, Run], R], policy: Policy
 ) -> Task:
-    """Make a contract's task of a function.
-
-    A `TemporaryError` is tried again, `max_retries` times, after `backoff_seconds`, doubled each time, with up to a
-    tenth of jitter. Any other error is final. `deadline_seconds` ends the whole worker, for pools without time limits.
-    """
+    """Make a contract's task of a function."""
 
     def run(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- Celery's bound task
         *carried, data = args
         message = contract.decode(data)
         this = _run(task, Outputs.model_validate(carried[0]) if carried else Outputs())
-        with deadlines.limit(deadline_seconds, task.request.properties["delivery_tag"], contract.name):
+        with deadlines.limit(policy.deadline_seconds, task.request.properties["delivery_tag"], contract.name):
             try:
                 return contract.encode_result(function(message, this))
             except TemporaryError as error:
-                pause = backoff(this.attempt, backoff_seconds)
+                pause = backoff(this.attempt, policy.backoff_seconds)
                 task.request.retry_at_ms = round((time.time() + pause) * 1000)
                 raise task.retry(exc=error, countdown=pause) from error
 
-    task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=max_retries)
+    task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=policy.max_retries)
     return task
 
 
 def backoff(attempt: int, first_seconds: float) -> float:
     """Return the pause before the retry after this attempt: doubled each time, up to a tenth longer by chance."""
-    return first_seconds * 2**attempt * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
+    return first_seconds * float(2**attempt) * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
 
 
 def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound task

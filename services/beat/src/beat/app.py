@@ -9,15 +9,15 @@ from zoneinfo import ZoneInfo
 
 from celery.beat import Service
 
-from beat.schedules import Cron, Every, Schedule
 from beat.scheduler import SlotScheduler
-from beat.settings import BeatSettings
+from beat.schedules import Cron, Every, Schedule
 from offload_contracts import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
 from offload_runtime import logs
 from offload_runtime.celery_app import create_app
 from offload_runtime.messages import ChainStep
 
 if TYPE_CHECKING:
+    from beat.settings import BeatSettings
     from offload_runtime.celery_app import OffloadApp
 
 SERVICE = "beat"
@@ -53,9 +53,8 @@ def schedules(settings: BeatSettings) -> tuple[Schedule, ...]:
     )
 
 
-def create(settings: BeatSettings | None = None) -> OffloadApp:
+def create(settings: BeatSettings) -> OffloadApp:
     """Return beat's application."""
-    settings = settings or BeatSettings()
     logs.configure(SERVICE, settings.log_level)
     return create_app(SERVICE, settings, worker=settings)
 

@@ -9,13 +9,13 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
-from celery_leases.options import Options
-from celery_leases.publish import PUBLISH_LUA
-from celery_leases.sweep import Sweeper
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
+from celery_leases.options import Options
+from celery_leases.publish import PUBLISH_LUA
+from celery_leases.sweep import Sweeper
 from offload_runtime import keys, liveness, messages, records, telemetry
 from offload_runtime.celery_telemetry import publish_attributes
 from offload_runtime.messages import PUBLISHED_AT
@@ -104,9 +104,7 @@ class SlotScheduler(Scheduler):
         attributes = publish_attributes(step.name, step.queue, task_id)
         with tracer.start_as_current_span(f"apply_async/{step.name}", kind=SpanKind.PRODUCER, attributes=attributes):
             headers = telemetry.trace_headers()
-            envelope = messages.envelope(
-                task_id, [step], {**headers, PUBLISHED_AT: time.time()}, origin=OWNER
-            )
+            envelope = messages.envelope(task_id, [step], {**headers, PUBLISHED_AT: time.time()}, origin=OWNER)
             task = records.NewTask(
                 task_id=task_id,
                 kind="maintenance",

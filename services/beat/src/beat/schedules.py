@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo  # noqa: TC003 -- read at run time by whoever resolves the annotations
 
 from cronsim import CronSim, CronSimError
 

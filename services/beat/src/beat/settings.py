@@ -28,7 +28,9 @@ class BeatSettings(Settings, WorkerSettings):
     time_zone: Annotated[str, AfterValidator(_zone)] = Field(
         default="UTC", description="The zone of the schedules' local times."
     )
-    health_interval_seconds: Count = Field(default=30, description="How often Redis, blob store and SMTP are looked at.")
+    health_interval_seconds: Count = Field(
+        default=30, description="How often Redis, blob store and SMTP are looked at."
+    )
     report_cron: str = Field(default="0 8 * * *", description="When the daily report is mailed.")
     report_recipients: Annotated[tuple[Address, ...], NoDecode] = Field(
         default=(), description="Who gets the daily report, divided by spaces or commas. Nobody: no mail."

@@ -13,12 +13,13 @@ from gateway import operations, problems, routes
 from gateway.auth import Keys
 from gateway.dispatch import Dispatcher
 from gateway.operations import Metrics
-from gateway.settings import GatewaySettings
 from offload_runtime import logs, telemetry
 from offload_runtime.blobs import BlobStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
 
@@ -34,9 +35,8 @@ class Parts:
     metrics: Metrics
 
 
-def create(settings: GatewaySettings | None = None) -> FastAPI:
+def create(settings: GatewaySettings) -> FastAPI:
     """Return the gateway's application."""
-    settings = settings or GatewaySettings()
     logs.configure(SERVICE, settings.log_level)
     started = telemetry.start(SERVICE)
     metrics = Metrics()

@@ -85,9 +85,7 @@ class Keys:
         if not token:
             if self._open:
                 return DEVELOPER
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED, "auth.missing", "send an API key: Authorization: Bearer offload_…"
-            )
+            raise Problem(HTTPStatus.UNAUTHORIZED, "auth.missing", "send an API key: Authorization: Bearer offload_…")
         # A digest is looked up, never a key compared: there is no time to be measured.
         caller = self._callers.get(digest(token))
         if caller is None:

@@ -71,7 +71,7 @@ class Dispatcher:
             settings.redis_url,
             socket_timeout=limit,
             socket_connect_timeout=limit,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call] # redis-py
+            retry=Retry(NoBackoff(), 0),
         )
         self.health = Health()
         self._origin = f"{os.getpid()}@{socket.gethostname()}"

@@ -26,11 +26,10 @@ class Metrics:
     def __init__(self) -> None:
         """Name the metrics."""
         self.registry = CollectorRegistry()
-        counter = {"registry": self.registry}
-        self.accepted = Counter("offload_tasks_accepted_total", "Tasks accepted", ["kind"], **counter)
-        self.problems = Counter("offload_problems_total", "Requests not served, by code", ["code"], **counter)
+        self.accepted = Counter("offload_tasks_accepted_total", "Tasks accepted", ["kind"], registry=self.registry)
+        self.problems = Counter("offload_problems_total", "Requests refused, by code", ["code"], registry=self.registry)
         self.leftover_uploads = Counter(
-            "offload_leftover_uploads_total", "Uploads left for the clean-up to delete", **counter
+            "offload_leftover_uploads_total", "Uploads left for the clean-up to delete", registry=self.registry
         )
         self.messages = Gauge(
             "offload_queue_messages", "Messages by queue and place", ["queue", "place"], registry=self.registry

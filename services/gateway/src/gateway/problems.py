@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -22,7 +22,9 @@ MEDIA_TYPE = "application/problem+json"
 class Problem(Exception):  # noqa: N818 -- RFC 9457's own word
     """A request that is not served, and why."""
 
-    def __init__(self, status: HTTPStatus, code: str, detail: str, *, retry_after: int | None = None, **more: Any) -> None:  # noqa: ANN401 -- members of the problem
+    def __init__(
+        self, status: HTTPStatus, code: str, detail: str, *, retry_after: int | None = None, **more: object
+    ) -> None:
         """`code` is stable; `detail` is for people; `retry_after` is in seconds."""
         super().__init__(code)
         self.status = status

@@ -81,7 +81,13 @@ def _parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
                 option.clear()
                 option.update(schema["$defs"][target])
         found.append(
-            {"name": name, "in": "query", "required": False, "schema": shape, "description": value.get("description", "")}
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "schema": shape,
+                "description": value.get("description", ""),
+            }
         )
     return found
 
@@ -159,7 +165,10 @@ async def post_image(request: Request, caller: CallerOf) -> Response:
 
 
 @router.post(
-    "/emails", status_code=HTTPStatus.ACCEPTED, openapi_extra=_body(EmailRequest) | {"parameters": [_KEY]}, tags=["tasks"]
+    "/emails",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=_body(EmailRequest) | {"parameters": [_KEY]},
+    tags=["tasks"],
 )
 async def post_email(request: Request, caller: CallerOf) -> Response:
     """Send a mail, from a template and its context or from a subject and a text."""
@@ -285,9 +294,7 @@ async def _json[M: BaseModel](request: Request, model: type[M]) -> tuple[M, dict
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise Problem(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a body may have {limit:,} bytes"
-            )
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a body may have {limit:,} bytes")
     try:
         checked = model.model_validate_json(bytes(body))
     except ValidationError as error:
@@ -346,7 +353,10 @@ def _answer(parts: Parts, accepted: dispatch.Accepted, kind: str) -> Response:
 
 def _storage_unavailable() -> Problem:
     return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, "blob.unavailable", "the blob store cannot be reached or is full", retry_after=10
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "blob.unavailable",
+        "the blob store cannot be reached or is full",
+        retry_after=10,
     )
 
 

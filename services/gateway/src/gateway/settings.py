@@ -21,7 +21,9 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
         default=(), description="`name:sha256[:scope,…]` of each API key, divided by spaces or lines."
     )
     api_keys_file: str | None = Field(default=None, description="The same in a file, a key a line; # begins a comment.")
-    development_mode: bool = Field(default=False, description="Serve without API keys. Never where others can reach it.")
+    development_mode: bool = Field(
+        default=False, description="Serve without API keys. Never where others can reach it."
+    )
     upload_limit_bytes: Count = Field(default=20_000_000, description="The largest upload.")
     body_limit_bytes: Count = Field(default=1_000_000, description="The largest JSON body.")
     queue_limit: Count = Field(default=10_000, description="Tasks waiting in a queue, above which posts get 429.")

@@ -78,9 +78,7 @@ class Upload:
                     yield piece
             parser.finalize()
         except FormParserError:
-            raise Problem(
-                HTTPStatus.BAD_REQUEST, "request.malformed", "the multipart body cannot be read"
-            ) from None
+            raise Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "the multipart body cannot be read") from None
         if not form.ended:
             raise Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "the multipart body ends too early")
 

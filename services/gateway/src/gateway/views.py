@@ -49,10 +49,10 @@ def task(record: Record, *, operator: bool) -> dict[str, Any]:
     }
 
 
-def sentence(record: Record) -> str:
+def sentence(record: Record) -> str:  # noqa: PLR0911 -- one return for each thing that can be said
     """Return the state in one sentence for people."""
     count = len(record.steps)
-    current = next((step for step in record.steps if step.state not in {"SUCCESS"}), record.steps[-1])
+    current = next((step for step in record.steps if step.state != "SUCCESS"), record.steps[-1])
     where = f"step {current.number} of {count} ({current.name})"
     if record.state == "SUCCESS":
         return "Done." if count == 1 else f"Done: all {count} steps."

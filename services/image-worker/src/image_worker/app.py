@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from image_worker import tasks
 from offload_contracts import Queue
 from offload_runtime import celery_telemetry, logs
 from offload_runtime.blobs import BlobStore
 from offload_runtime.celery_app import create_app
 
-from image_worker import tasks
-from image_worker.settings import ImageWorkerSettings
-
 if TYPE_CHECKING:
+    from image_worker.settings import ImageWorkerSettings
     from offload_runtime.celery_app import OffloadApp
 
 SERVICE = "image-worker"
@@ -20,9 +19,8 @@ QUEUES = (Queue.IMAGES, Queue.REPORTS)
 POOL = "prefork"
 
 
-def create(settings: ImageWorkerSettings | None = None) -> OffloadApp:
+def create(settings: ImageWorkerSettings) -> OffloadApp:
     """Return the worker's application, with its tasks."""
-    settings = settings or ImageWorkerSettings()
     logs.configure(SERVICE, settings.log_level)
     app = create_app(SERVICE, settings, worker=settings)
     tasks.register_all(app, settings, BlobStore(settings))

@@ -142,7 +142,7 @@ def _resize(
         if result_format is ImageFormat.AVIF and "AVIF" not in FORMATS:
             raise PermanentError("image.format_unavailable", "AVIF is not available on this worker")
         keep_frames = animated and result_format in ANIMATED and getattr(source, "is_animated", False)
-        _check(source, limits, frames=source.n_frames if keep_frames else 1)
+        _check(source, limits, frames=getattr(source, "n_frames", 1) if keep_frames else 1)
         orientation = _orientation(source)
         upright = source.size if orientation not in _LYING else source.size[::-1]
         box = _Box.of(upright, width, height, fit)
@@ -222,7 +222,7 @@ def _resizable(frame: Image.Image) -> Image.Image:
         return frame.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if mode in {"P", "PA", "LA", "RGBA"} or "transparency" in frame.info:
         rgba = frame.convert("RGBA")
-        return rgba.convert("RGBa") if rgba.getextrema()[3][0] < 255 else rgba.convert("RGB")  # type: ignore[index] # noqa: PLR2004 -- opaque
+        return rgba.convert("RGBa") if rgba.getchannel("A").getextrema() != (255, 255) else rgba.convert("RGB")
     if mode in {"L", "RGB", "CMYK"}:
         return frame
     return frame.convert("L" if mode == "1" else "RGB")

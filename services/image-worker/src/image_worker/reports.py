@@ -50,10 +50,16 @@ def rows(title: str, count: int) -> Iterator[Row]:
     chance = random.Random(title)  # noqa: S311 -- figures, no secret
     for number in range(1, count + 1):
         pieces = chance.randint(1, 40)
-        yield Row(number, chance.randrange(12), f"Article {chance.randint(100, 999)}", pieces, pieces * chance.randint(99, 9_999))
+        yield Row(
+            number,
+            chance.randrange(12),
+            f"Article {chance.randint(100, 999)}",
+            pieces,
+            pieces * chance.randint(99, 9_999),
+        )
 
 
-def render(title: str, count: int, progress: Callable[[int, int], None] = lambda done, total: None) -> Pdf:
+def render(title: str, count: int, progress: Callable[[int, int], None]) -> Pdf:
     """Return the PDF. `progress` is told after each page: rows done, and all rows.
 
     The file holds no date and no random id, so that a second run gives the same bytes.

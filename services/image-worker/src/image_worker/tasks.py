@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from image_worker import images, reports
 from offload_contracts import (
     RENDER_REPORT,
     RESIZE_IMAGE,
@@ -16,9 +17,7 @@ from offload_contracts import (
 )
 from offload_runtime import blobs
 from offload_runtime.errors import PermanentError, TemporaryError
-from offload_runtime.steps import Run, register
-
-from image_worker import images, reports
+from offload_runtime.steps import Policy, Run, register
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -53,10 +52,10 @@ def register_all(app: Celery, settings: ImageWorkerSettings, store: blobs.BlobSt
         output = _write(store, run, "report", pdf.data, "pdf", reports.MEDIA_TYPE)
         return run.outputs.plus(output.model_copy(update={"pages": pdf.pages}))
 
-    policy = {"max_retries": settings.max_retries, "backoff_seconds": settings.retry_backoff_seconds}
-    register(app, RESIZE_IMAGE, resize, **policy)
-    register(app, THUMBNAIL_IMAGE, thumbnail, **policy)
-    register(app, RENDER_REPORT, render, **policy)
+    policy = Policy(settings.max_retries, settings.retry_backoff_seconds)
+    register(app, RESIZE_IMAGE, resize, policy)
+    register(app, THUMBNAIL_IMAGE, thumbnail, policy)
+    register(app, RENDER_REPORT, render, policy)
 
 
 def _read(store: blobs.BlobStore, key: str) -> bytes:

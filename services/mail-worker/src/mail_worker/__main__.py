@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from offload_runtime.celery_app import run_worker
-
 from mail_worker.app import POOL, QUEUES, create
+from mail_worker.settings import MailWorkerSettings
+from offload_runtime.celery_app import run_worker
 
 
 def main() -> None:
     """Start the worker."""
-    app = create()
-    run_worker(app, QUEUES, POOL, app.settings.mail_concurrency, sys.argv[1:])
+    settings = MailWorkerSettings()
+    run_worker(create(settings), QUEUES, POOL, settings.mail_concurrency, sys.argv[1:])
 
 
 if __name__ == "__main__":

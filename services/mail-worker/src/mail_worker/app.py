@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from mail_worker import tasks
 from mail_worker.mails import Mailer
-from mail_worker.settings import MailWorkerSettings
 from mail_worker.smtp import Sender
 from offload_contracts import Queue
 from offload_runtime import celery_telemetry, logs
@@ -15,6 +14,7 @@ from offload_runtime.celery_app import create_app
 from offload_runtime.redis_client import connect
 
 if TYPE_CHECKING:
+    from mail_worker.settings import MailWorkerSettings
     from offload_runtime.celery_app import OffloadApp
 
 SERVICE = "mail-worker"
@@ -22,9 +22,8 @@ QUEUES = (Queue.MAIL, Queue.CALLBACKS, Queue.MAINTENANCE)
 POOL = "threads"
 
 
-def create(settings: MailWorkerSettings | None = None) -> OffloadApp:
+def create(settings: MailWorkerSettings) -> OffloadApp:
     """Return the worker's application, with its tasks."""
-    settings = settings or MailWorkerSettings()
     logs.configure(SERVICE, settings.log_level)
     app = create_app(SERVICE, settings, worker=settings)
     mailer = Mailer(settings, connect(settings.redis_url), Sender(settings))

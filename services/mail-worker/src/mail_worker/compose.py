@@ -65,7 +65,9 @@ def header(value: str) -> str:
 
     """
     if _FORBIDDEN.search(value) or len(value) > MAX_SUBJECT_LENGTH:
-        raise PermanentError("mail.header_refused", "a header may have no control character and no more than 200 others")
+        raise PermanentError(
+            "mail.header_refused", "a header may have no control character and no more than 200 others"
+        )
     return value
 
 

@@ -1,7 +1,7 @@
 """The mail ledger: one entry per step and recipient, outside of the SMTP server's word.
 
-Claimed before the text is sent, released by any reply or error before the final dot, closed by 250. A claim whose holder
-died after the dot is *unknown*: its policy decides whether it is sent again.
+Claimed before the text is sent, released by any reply or error before the final dot, closed by 250. A claim whose
+holder died after the dot is *unknown*: its policy decides whether it is sent again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from celery_leases import worker
 from celery_leases.scripts import Script
-
 from offload_runtime import keys
 from offload_runtime.redis_client import patiently
 

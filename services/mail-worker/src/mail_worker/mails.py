@@ -92,9 +92,7 @@ class Mailer:
         except OutcomeUnknownError:
             if policy is MailPolicy.AT_MOST_ONCE:
                 _count("mail.outcome_unknown", policy)
-                raise PermanentError(
-                    "mail.outcome_unknown", "it is not known whether the mail was delivered"
-                ) from None
+                raise PermanentError("mail.outcome_unknown", "it is not known whether the mail was delivered") from None
             # The claim stays: the next attempt finds it, and counts the copy that it sends.
             raise TemporaryError("mail.outcome_unknown", "the mail server fell silent after the mail") from None
         except StepError:

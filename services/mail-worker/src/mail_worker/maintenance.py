@@ -8,9 +8,9 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_leases import admin
 from opentelemetry import metrics
 
+from celery_leases import admin
 from offload_contracts import Queue
 from offload_runtime import blobs, keys
 from offload_runtime.errors import StepError
@@ -47,7 +47,8 @@ def check_health(
         up.set(1 if isinstance(figures[name], float) else 0, {"offload.dependency": name})
     healthy = all(isinstance(value, float) for value in figures.values())
     logger.log(logging.INFO if healthy else logging.ERROR, "health: %s", figures)
-    client.hset(keys.health(settings.key_prefix), mapping={**figures, "checked_at": round(time.time() * 1000)})
+    found: dict[Any, Any] = {**figures, "checked_at": round(time.time() * 1000)}
+    client.hset(keys.health(settings.key_prefix), mapping=found)
     return figures
 
 
@@ -55,7 +56,8 @@ def daily_figures(settings: MailWorkerSettings, client: redis.Redis, now: dateti
     """Return yesterday's figures as the report's template wants them."""
     day = (now - timedelta(days=1)).date()
     counted: dict[str, dict[str, int]] = defaultdict(lambda: {"SUCCESS": 0, "FAILURE": 0, "REVOKED": 0})
-    for field, count in client.hgetall(keys.figures(settings.key_prefix, day)).items():
+    stored: dict[Any, Any] = client.hgetall(keys.figures(settings.key_prefix, day))
+    for field, count in stored.items():
         kind, _, state = field.decode().rpartition(":")
         counted[kind][state] = int(count)
     depths = [admin.depth(client, settings.broker_prefix, queue.value) for queue in Queue]

@@ -57,9 +57,7 @@ class Sender:
         self._settings = settings
         self._local = threading.local()
 
-    def send(
-        self, mail: bytes, sender: str, recipients: Sequence[str], claim: Callable[[Sequence[int]], bool]
-    ) -> Sent:
+    def send(self, mail: bytes, sender: str, recipients: Sequence[str], claim: Callable[[Sequence[int]], bool]) -> Sent:
         """Send one mail. `claim` is called with the accepted positions before DATA; False ends the attempt.
 
         Raises:

@@ -26,7 +26,7 @@ from offload_contracts import (
 from offload_runtime import links
 from offload_runtime.blobs import BlobError
 from offload_runtime.errors import TemporaryError
-from offload_runtime.steps import Run, register
+from offload_runtime.steps import Policy, Run, register
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from offload_runtime.blobs import BlobStore
 
 
-def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:
+def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa: C901 -- six tasks of a few lines each
     """Give the application its tasks."""
     settings, client = mailer.settings, mailer.client
 
@@ -90,18 +90,15 @@ def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:
             raise TemporaryError("blob.unavailable", "the blob store cannot be reached") from None
         return Swept(figures=figures)
 
-    mail = {
-        "max_retries": settings.max_retries,
-        "backoff_seconds": settings.retry_backoff_seconds,
-        "deadline_seconds": settings.mail_deadline_seconds,
-    }
-    upkeep = mail | {"deadline_seconds": settings.maintenance_deadline_seconds}
-    register(app, SEND_MAIL, send, **mail)
-    register(app, NOTIFY, notify, **mail)
-    register(app, NOTIFY_FAILURE, notify_failure, **mail)
-    register(app, CHECK_HEALTH, check_health, **upkeep)
-    register(app, REPORT_DAILY, report, **upkeep)
-    register(app, CLEAN_UP, clean_up, **upkeep)
+    retries, pause = settings.max_retries, settings.retry_backoff_seconds
+    mail = Policy(retries, pause, settings.mail_deadline_seconds)
+    upkeep = Policy(retries, pause, settings.maintenance_deadline_seconds)
+    register(app, SEND_MAIL, send, mail)
+    register(app, NOTIFY, notify, mail)
+    register(app, NOTIFY_FAILURE, notify_failure, mail)
+    register(app, CHECK_HEALTH, check_health, upkeep)
+    register(app, REPORT_DAILY, report, upkeep)
+    register(app, CLEAN_UP, clean_up, upkeep)
 
 
 def _content(message: SendMail) -> compose.Content:

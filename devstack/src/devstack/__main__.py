@@ -1,0 +1,83 @@
+"""``python -m devstack``: the demo, and the services for a developer's own machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from devstack import settings_reference
+from devstack.demo import Demo
+from devstack.stack import Stack
+from devstack.waiting import until
+
+FOLDER = Path("var").absolute()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="devstack", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("demo", help="run the main job on real input, and show it")
+    commands.add_parser("up", help="start all services, and keep them running until Ctrl-C")
+    commands.add_parser("down", help="stop what `up` has started")
+    commands.add_parser("settings", help="print docs/reference/settings.md")
+    command = parser.parse_args(arguments).command
+    # SIGTERM stops like Ctrl-C: nothing is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if command == "demo":
+            return Demo(FOLDER / "demo").run()
+        if command == "up":
+            return up(FOLDER / "up")
+        if command == "down":
+            return down(FOLDER / "up")
+        print(settings_reference.render(), end="")
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def up(folder: Path) -> int:
+    """Start everything, print the addresses, and wait for Ctrl-C."""
+    stack = Stack(folder)
+    pid_file = folder / "pid"
+    try:
+        with stack:
+            pid_file.write_text(str(os.getpid()))
+            stack.start_all()
+            print(f"gateway   {stack.url}/docs   (development mode: no API key is asked for)")
+            print(f"redis     {stack.redis.url}")
+            print(f"mail      127.0.0.1:{stack.smtp.port}, received mails: {folder / 'mails.jsonl'}")
+            print(f"traces    {stack.otlp.endpoint}")
+            print(f"logs      {folder}/*.log")
+            print("Ctrl-C or `make down` stops everything.", flush=True)
+            while all(process.exit_code is None for process in stack.processes):
+                time.sleep(0.5)
+            ended = [process.name for process in stack.processes if process.exit_code is not None]
+            print(f"ended by itself: {', '.join(ended)}; see {folder}/*.log", file=sys.stderr)
+            return 1
+    finally:
+        stack.stop()
+        pid_file.unlink(missing_ok=True)
+
+
+def down(folder: Path) -> int:
+    """Stop a running `up`, and wait until it has stopped."""
+    pid_file = folder / "pid"
+    if not pid_file.exists():
+        print("nothing is up")
+        return 0
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    until(lambda: not pid_file.exists(), "everything to stop", seconds=40)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
