@@ -51,6 +51,7 @@ class Stack:
             self.environment["OTEL_BSP_SCHEDULE_DELAY"] = "200"
         self.environment |= settings or {}
         self.processes: list[Process] = []
+        self._clients: list[httpx.Client] = []
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -99,8 +100,10 @@ class Stack:
             worker.wait_for(" ready.")
 
     def client(self, **options: object) -> httpx.Client:
-        """Return a client of the gateway."""
-        return httpx.Client(base_url=self.url, timeout=30, **options)  # type: ignore[arg-type]
+        """Return a client of the gateway; it is closed with the stack."""
+        client = httpx.Client(base_url=self.url, timeout=30, **options)  # type: ignore[arg-type]
+        self._clients.append(client)
+        return client
 
     def stop(self) -> None:
         """Stop everything, services first; safe to be called twice."""
@@ -108,6 +111,8 @@ class Stack:
             if self._stopped:
                 return
             self._stopped = True
+        for client in self._clients:
+            client.close()
         for process in self.processes:
             if process.exit_code is None:
                 process.terminate()

@@ -215,6 +215,7 @@ class Holder:
         options = self.options
         renewal_seconds = options.lease_seconds / 3
         renewed_at = swept_at = float("-inf")
+        sweep_from = float("-inf")
         pause = min(options.sweep_interval_seconds, renewal_seconds)
         sweeper = Sweeper(self.client, options)
         while self._consumers or self._in_flight:
@@ -225,13 +226,15 @@ class Holder:
                     renewed_at = now
                 self._settle_late()
                 self._decide_doubts(now)
-                if now - swept_at >= options.sweep_interval_seconds:
+                if now - swept_at >= options.sweep_interval_seconds and now >= sweep_from:
                     swept = sweeper.sweep()
                     counters["reclaimed"] += swept.reclaimed
                     counters["buried"] += swept.buried
                     swept_at = now
             except (RedisError, OSError) as error:
                 logger.warning("leases cannot be renewed now: %r", error)
+                # After an outage every lease looks expired. Their owners may renew first: a lease later is early enough.
+                sweep_from = time.monotonic() + options.lease_seconds
             time.sleep(pause)
 
     def _renew(self) -> None:

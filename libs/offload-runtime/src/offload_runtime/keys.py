@@ -22,7 +22,7 @@ def step_id(task_id: str, number: int) -> str:
 def step_of(celery_id: str) -> Step:
     """Return the task and the number of a step from its Celery id alone: failures may come without a root id."""
     task_id, dot, number = celery_id.rpartition(".")
-    if dot and number.isdigit():
+    if dot and number.isascii() and number.isdecimal():
         return Step(task_id, int(number))
     return Step(celery_id, 1)
 

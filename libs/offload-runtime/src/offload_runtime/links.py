@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import time
+
+
+_TOKEN = re.compile(r"(?P<expires_at>[0-9]{1,12})\.(?P<mac>[A-Za-z0-9_-]{43})")
 
 
 class LinkError(ValueError):
@@ -29,12 +33,13 @@ def verify(secret: str, task_id: str, output: str, token: str, *, now: float | N
         LinkError: when it was not made for this output.
 
     """
-    expires_at, _, mac = token.partition(".")
-    if not expires_at.isdigit() or not hmac.compare_digest(
-        mac.encode(), _mac(secret, task_id, output, int(expires_at)).encode()
-    ):
+    match = _TOKEN.fullmatch(token)
+    if match is None:
         raise LinkError("this link is not valid")
-    if int(expires_at) < (time.time() if now is None else now):
+    expires_at = int(match["expires_at"])
+    if not hmac.compare_digest(match["mac"], _mac(secret, task_id, output, expires_at)):
+        raise LinkError("this link is not valid")
+    if expires_at < (time.time() if now is None else now):
         raise LinkExpiredError("this link has expired")
 
 

@@ -50,6 +50,7 @@ class SlotScheduler(Scheduler):
         # Slots that are known to be published: the script decides, this only spares it the question.
         self._done: dict[str, datetime] = {}
         self._is_away = False
+        self._sweep_from = float("-inf")
         self._has_begun = False
 
     def tick(self, *_: object, **__: object) -> float:
@@ -60,11 +61,14 @@ class SlotScheduler(Scheduler):
             self._begin(now)
             for schedule in self._schedules:
                 self._publish_due(schedule, now)
-            self._sweeper.sweep()
+            if started >= self._sweep_from:
+                self._sweeper.sweep()
         except RedisError as error:
             if not self._is_away:
                 logger.warning("Redis is away, and will be tried each second: %r", error)
             self._is_away = True
+            # After an outage every lease looks expired. Their owners may renew first.
+            self._sweep_from = time.monotonic() + self._settings.lease_seconds
         else:
             self._is_away = False
         if self._settings.liveness_file is not None:

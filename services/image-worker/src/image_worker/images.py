@@ -270,6 +270,7 @@ def _animation(
     loop = source.info.get("loop")
     frames, durations = [], []
     for frame in ImageSequence.Iterator(source):
+        frame.load()  # of a WebP the duration is known only then
         durations.append(frame.info.get("duration", 100))
         frames.append(make(frame))
     buffer = io.BytesIO()

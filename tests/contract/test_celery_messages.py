@@ -1,0 +1,117 @@
+"""The gateway writes Celery's messages without Celery: here each field is held against what Celery itself publishes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+
+import pytest
+from celery import chain
+from celery_leases.publish import tag
+from offload_contracts import (
+    NOTIFY,
+    RESIZE_IMAGE,
+    SEND_MAIL,
+    THUMBNAIL_IMAGE,
+    Notify,
+    ResizeImage,
+    SendMail,
+    ThumbnailImage,
+)
+from offload_runtime import keys
+from offload_runtime.celery_app import create_app
+from offload_runtime.messages import ChainStep, envelope
+from offload_runtime.settings import Settings
+
+TASK = "9d0a6a5e-3f0b-4a0e-8a55-1c1f0b9d7a11"
+DUE = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)
+CHAINS = {
+    "photo": [
+        ChainStep.of(RESIZE_IMAGE, ResizeImage(source="uploads/x/original", width=800)),
+        ChainStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=200)),
+        ChainStep.of(NOTIFY, Notify(to="ann@example.com", user_id="Ünal")),
+    ],
+    "two steps": [
+        ChainStep.of(RESIZE_IMAGE, ResizeImage(source="uploads/x/original")),
+        ChainStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=200)),
+    ],
+    "mail": [ChainStep.of(SEND_MAIL, SendMail(to=("bob@example.com",), subject="Größe", text="x" * 3000))],
+}
+# Another at each publishing, or the trace's.
+DIFFERENT = {"origin", "reply_to", "delivery_tag"}
+
+
+@pytest.fixture(scope="module")
+def published(monkeypatch_module):
+    """What our own Celery application puts to the broker."""
+    app = create_app("contract-test", Settings(redis_url="redis://127.0.0.1:1/0"))
+    puts = []
+
+    class Channel:
+        pass
+
+    from celery_leases import transport
+
+    class Recording(transport.Channel):
+        def _put(self, queue, message, **_):
+            puts.append((queue, message))
+
+        def _queue_bind(self, *_):
+            """Tell no server."""
+
+        def queue_declare(self, *_, **__):
+            """Tell no server."""
+
+    monkeypatch_module.setattr("redis.Redis.ping", lambda _: True)
+    monkeypatch_module.setattr(transport.Transport, "Channel", Recording)
+
+    def publish(steps, **options):
+        puts.clear()
+        signatures = [
+            app.signature(step.name, args=(step.arguments,), queue=step.queue, task_id=keys.step_id(TASK, number))
+            for number, step in enumerate(steps, 1)
+        ]
+        (chain(*signatures) if len(signatures) > 1 else signatures[0]).apply_async(**options)
+        return puts[0]
+
+    return publish
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def without_differences(value):
+    if isinstance(value, dict):
+        return {name: without_differences(one) for name, one in value.items() if name not in DIFFERENT}
+    if isinstance(value, list):
+        return [without_differences(one) for one in value]
+    return value
+
+
+def decoded(message: dict) -> dict:
+    body = json.loads(base64.b64decode(message["body"]))
+    return without_differences({**message, "body": body})
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("due", [None, DUE])
+def test_each_field_is_the_one_that_celery_publishes(published, name, due):
+    steps = CHAINS[name]
+    queue, theirs = published(steps, **({"eta": due} if due else {}))
+    ours = envelope(TASK, steps, {}, origin="test", due=due)
+    assert ours.queue == queue
+    assert ours.tag == tag(TASK)
+    assert decoded(json.loads(ours.text)) == decoded(json.loads(json.dumps(theirs)))
+    assert list(json.loads(ours.text)["headers"]) == list(theirs["headers"]), "in the same order too"
+    assert ours.due_ms == (round(due.timestamp() * 1000) if due else 0)
+
+
+def test_no_argument_stands_outside_of_the_body():
+    text = envelope(TASK, CHAINS["photo"], {}, origin="test").text
+    outside = {name: value for name, value in json.loads(text).items() if name != "body"}
+    assert "ann" not in json.dumps(outside)
+    assert "uploads" not in json.dumps(outside)

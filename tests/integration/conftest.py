@@ -1,0 +1,138 @@
+"""The whole of Offload as real processes, with short leases and short pauses."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from devstack.processes import Process
+from devstack.stack import Stack
+from devstack.waiting import until
+from offload_runtime import keys, records
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Path(__file__).parent
+FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
+PREFIX = "offload:"
+FAST = {
+    "OFFLOAD_LEASE_SECONDS": "1.5",
+    "OFFLOAD_SWEEP_INTERVAL_SECONDS": "0.3",
+    "OFFLOAD_RETRY_BACKOFF_SECONDS": "0.3",
+}
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+class Offload(Stack):
+    """A stack with what the tests ask of it."""
+
+    def paused(self, module: str, point: str, settings: dict[str, str] | None = None) -> Pause:
+        """Start a worker that stands still at a point."""
+        folder = self.folder / f"pause-{len(self.processes)}"
+        folder.mkdir()
+        name = f"{module}-paused-{len(self.processes)}"
+        command = [sys.executable, str(HERE / "paused_worker.py"), module, point, str(folder), "-n", f"{name}@local"]
+        process = Process(name, command, self.folder / f"{name}.log", self.environment | (settings or {}))
+        self.processes.append(process)
+        process.wait_for(" ready.")
+        return Pause(process, folder)
+
+    def post_photo(self, client: httpx.Client, **options: Any) -> str:
+        """Post a photo of which a thumbnail is made and a mail is sent; returns the task id."""
+        query = {"width": 80, "thumbnail": 20, "notify": "ann@example.com", **options}
+        response = client.post("/v1/images", params=query, content=photo(), headers=JPEG)
+        assert response.status_code == 202, response.text
+        return response.json()["task_id"]
+
+    def task(self, client: httpx.Client, task_id: str) -> dict[str, Any]:
+        """Return a task as the API shows it."""
+        response = client.get(f"/v1/tasks/{task_id}")
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def wait(self, client: httpx.Client, task_id: str, seconds: float = 30) -> dict[str, Any]:
+        """Return a task once it has ended."""
+
+        def ended() -> dict[str, Any] | None:
+            try:
+                task = self.task(client, task_id)
+            except (httpx.HTTPError, AssertionError):
+                return None
+            return task if task["state"] in FINAL else None
+
+        try:
+            return until(ended, f"the end of {task_id}", seconds=seconds)
+        except TimeoutError as error:
+            logs = "\n".join(f"== {process.name}\n{process.output()[-1500:]}" for process in self.processes)
+            raise AssertionError(f"{error}\n{self.task(client, task_id)}\n{logs}") from None
+
+    def record(self, task_id: str) -> records.Record | None:
+        """Return a record, from Redis itself."""
+        return records.decode(task_id, self.redis.client().hgetall(keys.record(PREFIX, task_id)))
+
+    def outputs(self, task_id: str) -> list[str]:
+        """Return the names of all files that there are of a task."""
+        folder = self.blobs / "outputs" / task_id
+        return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+
+    def subjects(self, address: str) -> list[str]:
+        """Return the subjects of all mails that an address got."""
+        return sorted(str(mail.parsed["Subject"]) for mail in self.smtp.to(address))
+
+    def is_quiet(self) -> bool:
+        """Return whether no queue holds anything."""
+        client = self.redis.client()
+        return not any(client.hlen(key) for key in client.scan_iter(match=f"{PREFIX}queue:*:live"))
+
+
+class Pause:
+    """A worker that stands still."""
+
+    def __init__(self, process: Process, folder: Path) -> None:
+        self.process = process
+        self._folder = folder
+
+    def reached(self) -> None:
+        """Wait until it stands."""
+        until((self._folder / "reached").exists, f"{self.process.name} to stand still", seconds=40)
+
+    def go(self) -> None:
+        """Let it go on."""
+        (self._folder / "go").touch()
+
+
+@pytest.fixture
+def offload(tmp_path: Path) -> Iterator[Offload]:
+    """Servers of this test's own; it starts the services that it needs."""
+    with Offload(tmp_path, FAST) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Offload]]:
+    """A stack for a whole module, made by the module's own fixture."""
+    made: list[Offload] = []
+
+    def make(settings: dict[str, str] | None = None) -> Offload:
+        stack = Offload(tmp_path_factory.mktemp("offload"), FAST | (settings or {}))
+        made.append(stack)
+        stack.__enter__()
+        stack.start_all()
+        return stack
+
+    yield make
+    for stack in made:
+        stack.stop()
+
+
+def photo(width: int = 160, height: int = 120, colour: str = "teal") -> bytes:
+    """A small JPEG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "JPEG")
+    return buffer.getvalue()

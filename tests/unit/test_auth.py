@@ -1,0 +1,79 @@
+"""API keys: kept as digests, named, with scopes."""
+
+from __future__ import annotations
+
+import pytest
+from gateway import auth
+from gateway.problems import Problem
+from gateway.settings import GatewaySettings
+from offload_runtime.settings import SettingsError
+from starlette.requests import Request
+
+
+def settings(tmp_path, **more) -> GatewaySettings:
+    return GatewaySettings(
+        redis_url="redis://localhost/0", blob_url=f"file://{tmp_path}", link_secret="s" * 32, **more
+    )  # fmt: skip
+
+
+def request(**headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": raw})
+
+
+def test_a_new_key_is_known_by_its_line(tmp_path):
+    key, line = auth.new_key("shop", ["tasks"])
+    file = tmp_path / "keys"
+    file.write_text(f"# our keys\n{line}   # the shop's\n\n")
+    keys = auth.Keys(settings(tmp_path, api_keys_file=str(file)))
+    for headers in ({"authorization": f"Bearer {key}"}, {"authorization": f"bearer {key}"}, {"x_api_key": key}):
+        caller = keys.caller(request(**headers))
+        assert (caller.name, caller.is_operator) == ("shop", False)
+    assert key not in line
+
+
+def test_keys_come_by_environment_too(tmp_path, monkeypatch):
+    key, line = auth.new_key("root", ["operator", "tasks"])
+    _, other = auth.new_key("shop", ["tasks"])
+    monkeypatch.setenv("OFFLOAD_API_KEYS", f"{line}\n{other}")
+    keys = auth.Keys(settings(tmp_path))
+    assert keys.caller(request(x_api_key=key)).is_operator
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({}, 401, "auth.missing"),
+        ({"authorization": "Basic abc"}, 401, "auth.missing"),
+        ({"authorization": "Bearer "}, 401, "auth.missing"),
+        ({"authorization": "Bearer offload_wrong"}, 403, "auth.refused"),
+    ],
+)
+def test_without_a_known_key_nothing_is_served(tmp_path, headers, status, code):
+    _, line = auth.new_key("shop", ["tasks"])
+    keys = auth.Keys(settings(tmp_path, api_keys=(line,)))
+    with pytest.raises(Problem) as raised:
+        keys.caller(request(**headers))
+    assert (raised.value.status, raised.value.code) == (status, code)
+
+
+def test_without_any_key_the_gateway_does_not_start(tmp_path):
+    with pytest.raises(SettingsError, match="OFFLOAD_DEVELOPMENT_MODE"):
+        auth.Keys(settings(tmp_path))
+
+
+def test_development_mode_is_loud(tmp_path, caplog):
+    keys = auth.Keys(settings(tmp_path, development_mode=True))
+    assert keys.caller(request()).is_operator
+    assert "DEVELOPMENT MODE" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["", "shop", "shop:123", "shop:" + "g" * 64, "sh op:" + "a" * 64])
+def test_a_line_that_is_no_key_is_refused(tmp_path, line):
+    with pytest.raises(SettingsError):
+        auth.Keys(settings(tmp_path, api_keys=(line,)))
+
+
+def test_a_scope_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="admin"):
+        auth.Keys(settings(tmp_path, api_keys=("shop:" + "a" * 64 + ":admin",)))
