@@ -38,7 +38,7 @@ class Offload(Stack):
         folder.mkdir()
         name = f"{module}-paused-{len(self.processes)}"
         command = [sys.executable, str(HERE / "paused_worker.py"), module, point, str(folder), "-n", f"{name}@local"]
-        process = Process(name, command, self.folder / f"{name}.log", self.environment | (settings or {}))
+        process = Process(name, command, self.folder / f"{name}.log", self.environment | {"OFFLOAD_LOG_LEVEL": "DEBUG"} | (settings or {}))
         self.processes.append(process)
         process.wait_for(" ready.")
         return Pause(process, folder)
@@ -99,8 +99,9 @@ class Pause:
         self._folder = folder
 
     def reached(self) -> None:
-        """Wait until it stands."""
+        """Wait until it stands, and until the pool's parent knows that the child has begun."""
         until((self._folder / "reached").exists, f"{self.process.name} to stand still", seconds=40)
+        self.process.wait_for("Task accepted: ")
 
     def go(self) -> None:
         """Let it go on."""

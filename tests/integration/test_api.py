@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import struct
 import time
 import zlib
@@ -222,7 +224,8 @@ def test_what_has_ended_cannot_be_cancelled(offload, shop):
 
 def png_header(width: int, height: int) -> bytes:
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    header = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 4) + b"IDAT0000" + struct.pack(">I", 0)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +235,7 @@ def png_header(width: int, height: int) -> bytes:
         (photo(800, 800)[:2000], "image.truncated"),
         (png_header(50_000, 50_000), "image.too_large"),
     ],
+    ids=["no image", "truncated", "50,000 x 50,000"],
 )
 def test_a_bad_image_fails_with_its_code_and_its_user_is_told(offload, shop, data, code):
     address = f"{code.replace('_', '-')}@example.com"
@@ -345,9 +349,6 @@ def test_tracebacks_are_for_operators(offload, shop, root):
     redis = offload.redis.client()
     broken = shop.post("/v1/reports", json={"rows": 1, "delay_seconds": 3600}).json()["task_id"]
     raw = redis.hget("offload:queue:reports:delayed-messages", f"{broken}:0:0").decode()
-    import base64
-    import json
-
     message = json.loads(raw)
     body = json.loads(base64.b64decode(message["body"]))
     body[0] = [{"rows": "many"}]

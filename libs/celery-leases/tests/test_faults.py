@@ -70,9 +70,10 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
 
 
 def test_a_killed_pool_child_is_followed_by_the_next_delivery(cluster):
-    worker = cluster.worker("-c", "1")
+    worker = cluster.worker("-c", "1", "-l", "DEBUG")
     result = signature(cluster.app(), "step", "a", 2).apply_async()
     until(lambda: cluster.noted("start"), "the task to start")
+    worker.wait_for("Task accepted")
     child = int(cluster.ledger.read_text().split()[2])
     import os
 

@@ -8,7 +8,7 @@ when that found nothing, BRPOP on the bells of its queues.
 from __future__ import annotations
 
 from datetime import datetime
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -188,6 +188,8 @@ class LeaseChannel:
             payload: dict[str, Any] = loads(raw.decode())
             headers, properties = payload["headers"], payload["properties"]
             task = headers.get("task")
+            # kombu decodes the body outside of any handler: one that cannot be would end the worker.
+            self.decode_body(payload.get("body") or "", properties.get("body_encoding"))
             priority = self.priority(self._get_message_priority(payload))
         except (ValueError, KeyError, TypeError, AttributeError):
             if not takes:
@@ -200,6 +202,9 @@ class LeaseChannel:
         if task is not None and not worker.knows(task):
             self.holder.refuse(lease)
             return None
+        if _due_ms(headers.get("eta")) > time() * 1000:
+            # Redis says that it is due; a worker whose clock is behind would keep it in memory until its own agrees.
+            headers["eta"] = None
         properties["delivery_tag"] = lease.delivery_tag
         headers[DELIVERY_HEADER] = lease.delivery
         properties.setdefault("delivery_info", {})["redelivered"] = lease.delivery > 1
@@ -270,6 +275,7 @@ class LeaseChannel:
         pool: redis.ConnectionPool
         qos: Any
         active_queues: list[str]
+        decode_body: Callable[[Any, str | None], object]
         active_fanout_queues: set[str]
         connection_errors: tuple[type[BaseException], ...]
         brpop_timeout: float

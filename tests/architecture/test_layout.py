@@ -1,0 +1,123 @@
+"""The repository agrees with itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from devstack import settings_reference
+from offload_contracts import ALL, Queue
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("gateway", "image-worker", "mail-worker", "beat")
+SOURCES = sorted(
+    path
+    for folder in ("libs", "services", "devstack")
+    for path in (ROOT / folder).rglob("src/**/*.py")
+    if path.name != "registry.py"
+)
+
+
+def literals(path: Path) -> set[str]:
+    """Return all string literals of a module but its docstrings."""
+    tree = ast.parse(path.read_text())
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_task_is_named_outside_of_the_contracts(path):
+    assert literals(path) & {contract.name for contract in ALL} == set()
+
+
+def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_path):
+    import image_worker.app
+    import mail_worker.app
+    from image_worker.settings import ImageWorkerSettings
+    from mail_worker.settings import MailWorkerSettings
+
+    monkeypatch.setattr("offload_runtime.logs.configure", lambda *_: None)
+    common = {"redis_url": "redis://localhost/0", "blob_url": f"file://{tmp_path}"}
+    mail = common | {"link_secret": "s" * 32, "smtp_host": "localhost", "mail_from": "a@example.com"}
+    fleets = {
+        image_worker.app.QUEUES: image_worker.app.create(ImageWorkerSettings(**common)),
+        mail_worker.app.QUEUES: mail_worker.app.create(MailWorkerSettings(**mail)),
+    }
+    assert sorted(queue for queues in fleets for queue in queues) == sorted(Queue)
+    for queues, app in fleets.items():
+        ours = {name for name in app.tasks if not name.startswith("celery.")}
+        assert ours == {contract.name for contract in ALL if contract.queue in queues}
+        assert app.conf.accept_content == ["json"]
+        assert (app.conf.task_soft_time_limit, app.conf.task_time_limit) == (300, 360)
+        assert app.conf.result_expires == 3600
+
+
+@pytest.mark.parametrize(
+    "override", [{"task_acks_late": False}, {"accept_content": ["json", "pickle"]}, {"worker_disable_prefetch": False}]
+)
+def test_settings_that_would_break_a_promise_are_refused(override):
+    from offload_runtime.celery_app import _refuse_overrides, create_app
+    from offload_runtime.settings import Settings, SettingsError
+
+    app = create_app("test", Settings(redis_url="redis://localhost/0"))
+    _refuse_overrides(app.conf)
+    app.conf.update(override)
+    with pytest.raises(SettingsError, match=next(iter(override))):
+        _refuse_overrides(app.conf)
+
+
+def test_the_gateway_loads_no_celery():
+    code = (
+        "import sys, gateway.app, gateway.__main__;"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'celery', 'kombu', 'billiard', 'PIL', 'reportlab'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_importing_a_service_reads_no_environment():
+    code = (
+        "import os\n"
+        "before = dict(os.environ)\n"
+        "import gateway.app, image_worker.app, image_worker.tasks, mail_worker.app, mail_worker.tasks, beat.app\n"
+        "assert dict(os.environ) == before\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PATH": ""})
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_settings_page_is_what_the_code_says():
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    assert page == settings_reference.render(), "run `make docs`"
+    for name, (field, _) in settings_reference.variables().items():
+        assert field.description, name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_says_what_happens_when_something_dies(service):
+    text = (ROOT / "services" / service / "README.md").read_text()
+    for word in ("## Settings", "## When something dies", "Redis", "process"):
+        assert word in text, word
+
+
+def test_every_service_has_the_same_files():
+    for service in SERVICES:
+        package = ROOT / "services" / service / "src" / service.replace("-", "_")
+        assert {"__init__.py", "__main__.py", "app.py", "settings.py"} <= {path.name for path in package.iterdir()}
+
+
+@pytest.mark.parametrize("word", ["utils", "helpers", "common", "manager", "core"])
+def test_no_module_has_a_name_that_says_nothing(word):
+    assert [path for path in SOURCES if path.stem == word] == []

@@ -1,0 +1,132 @@
+"""Beat: each slot is one task, whatever happens to beat."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+from devstack.waiting import until
+
+from .conftest import JPEG, PREFIX, photo
+
+EVERY_SECOND = {"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1", "OFFLOAD_RESULT_EXPIRES_SECONDS": "600"}
+
+
+def slots(offload) -> list[str]:
+    keys = offload.redis.client().keys(f"{PREFIX}task:health@*")
+    return sorted(key.decode().rpartition("@")[2] for key in keys)
+
+
+def moments(names: list[str]) -> list[int]:
+    return [round(datetime.strptime(name, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()) for name in names]
+
+
+def published(offload) -> int:
+    """How many messages went out, counted where no record could hide a second one."""
+    redis = offload.redis.client()
+    return redis.hlen(f"{PREFIX}queue:maintenance:live")
+
+
+def test_two_beats_publish_each_slot_once(offload):
+    beats = [offload.service("beat", settings=EVERY_SECOND) for _ in range(2)]
+    until(lambda: len(slots(offload)) >= 6, "six slots")
+    for beat in beats:
+        assert beat.stop() == 0
+    names = slots(offload)
+    assert published(offload) == len(names)
+    assert all(later - earlier == 1 for earlier, later in zip(moments(names), moments(names)[1:], strict=False))
+
+
+def test_a_beat_that_is_killed_and_started_doubles_nothing(offload):
+    for _ in range(4):
+        beat = offload.service("beat", settings=EVERY_SECOND)
+        count = len(slots(offload))
+        until(lambda count=count: len(slots(offload)) > count, "another slot")
+        beat.kill()
+    assert published(offload) == len(slots(offload))
+
+
+def test_a_new_installation_owes_no_report(offload):
+    """Slots before the schedule was first known were not missed."""
+    beat = offload.service("beat", settings={"OFFLOAD_REPORT_CRON": "* * * * *"} | EVERY_SECOND)
+    until(lambda: slots(offload), "the first slot")
+    first = offload.redis.client().hget(f"{PREFIX}slots", "daily-report")
+    assert abs(int(first) / 1000 - time.time()) < 20
+    assert not offload.redis.client().keys(f"{PREFIX}task:nightly*")
+    beat.stop()
+
+
+@pytest.mark.parametrize(("late_seconds", "caught_up"), [(1800, True), (5400, False)])
+def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_seconds, caught_up):
+    """Beat was down since yesterday; the report's last slot was so long ago."""
+    slot = datetime.fromtimestamp((time.time() - late_seconds) // 60 * 60, UTC)
+    redis = offload.redis.client()
+    redis.hset(f"{PREFIX}slots", "daily-report", round((slot.timestamp() - 200_000) * 1000))
+    settings = {
+        "OFFLOAD_REPORT_CRON": f"{slot.minute} {slot.hour} * * *",
+        "OFFLOAD_REPORT_RECIPIENTS": "ops@example.com, more@example.com",
+    } | EVERY_SECOND
+    beat = offload.service("beat", settings=settings)
+    until(lambda: slots(offload), "beat to have ticked")
+    until(lambda: len(slots(offload)) >= 2, "beat to have ticked again")
+    reports = redis.keys(f"{PREFIX}task:daily-report@*")
+    assert len(reports) == (1 if caught_up else 0)
+    if caught_up:
+        assert reports[0].decode().endswith(f"{slot:%Y%m%dT%H%M%SZ}")
+        offload.worker("mail_worker")
+        until(lambda: offload.smtp.to("ops@example.com"), "the report")
+        (mail,) = offload.smtp.to("more@example.com")
+        assert "tasks" in str(mail.parsed["Subject"])
+    beat.stop()
+
+
+def test_beat_outlives_redis_and_sweeps(offload):
+    beat = offload.service("beat", settings=EVERY_SECOND)
+    until(lambda: slots(offload), "the first slot")
+    offload.redis.kill()
+    time.sleep(2)  # the outage itself
+    offload.redis.start()
+    count = len(slots(offload))
+    until(lambda: len(slots(offload)) > count, "slots to go on")
+    redis = offload.redis.client()
+    redis.hset(f"{PREFIX}queue:mail:delayed-messages", "x:0:0", "{}")
+    redis.zadd(f"{PREFIX}queue:mail:delayed", {"x:0:0": 1})
+    redis.sadd(f"{PREFIX}queue:queues", "mail")
+    until(lambda: redis.llen(f"{PREFIX}queue:mail:waiting") == 1, "the due message to be moved")
+    assert beat.stop() == 0
+
+
+def test_the_health_check_goes_to_log_and_metrics(offload):
+    offload.gateway()
+    worker = offload.worker("mail_worker")
+    offload.service("beat", settings=EVERY_SECOND)
+    client = offload.client()
+    until(lambda: 'offload_dependency_up{dependency="smtp"} 1.0' in client.get("/metrics").text, "the health in /metrics")
+    assert "health: {" in worker.output()
+    offload.smtp.stop()
+    until(lambda: 'offload_dependency_up{dependency="smtp"} 0.0' in client.get("/metrics").text, "the trouble in /metrics")
+    assert 'offload_dependency_up{dependency="redis"} 1.0' in client.get("/metrics").text
+
+
+def test_the_clean_up_spares_what_is_needed(offload):
+    """Outputs past their time and uploads without a record go; what a record or a later step needs stays."""
+    offload.environment |= {"OFFLOAD_OUTPUT_RETENTION_SECONDS": "1", "OFFLOAD_ORPHAN_GRACE_SECONDS": "1"}
+    offload.gateway()
+    offload.worker("image_worker")
+    client = offload.client()
+    finished = client.post("/v1/images", content=photo(), headers=JPEG).json()["task_id"]
+    offload.wait(client, finished)
+    waiting = client.post("/v1/images?delay_seconds=600", content=photo(), headers=JPEG).json()["task_id"]
+    orphan = offload.blobs / "uploads" / "orphan" / "original"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"x")
+    time.sleep(1.2)  # everything grows old
+    offload.worker("mail_worker")
+    slot = datetime.fromtimestamp(time.time() // 60 * 60, UTC)
+    offload.redis.client().hset(f"{PREFIX}slots", "nightly-clean-up", 1)
+    offload.service("beat", settings={"OFFLOAD_NIGHTLY_CLEAN_UP_CRON": f"{slot.minute} {slot.hour} * * *"})
+    until(lambda: not orphan.exists(), "the orphan to go", seconds=40)
+    until(lambda: offload.outputs(finished) == [], "the expired output to go")
+    assert (offload.blobs / "uploads" / finished / "original").exists(), "its record is still there"
+    assert (offload.blobs / "uploads" / waiting / "original").exists(), "its task still waits"

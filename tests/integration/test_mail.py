@@ -1,0 +1,181 @@
+"""Mail against a real SMTP server that misbehaves, stage by stage."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from collections import Counter
+
+import pytest
+from devstack.smtp_sink import DROP, SmtpSink
+from devstack.waiting import until
+
+MAIL = {"to": "ann@example.com", "subject": "Hello", "text": "Hello."}
+
+
+@pytest.fixture
+def ready(offload):
+    offload.gateway()
+    offload.worker("mail_worker")
+    return offload
+
+
+def send(offload, **mail) -> dict:
+    client = offload.client()
+    response = client.post("/v1/emails", json=MAIL | mail)
+    return offload.wait(client, response.json()["task_id"])
+
+
+def once(stage: str, reply: str, times: int = 1):
+    """A script that gives a reply at a stage so many times, and then takes the mail."""
+    left = Counter({stage: times})
+
+    def script(at: str, _envelope) -> str | None:
+        key = next((name for name in left if at.startswith(name)), None)
+        if key is None or not left[key]:
+            return None
+        left[key] -= 1
+        return reply
+
+    return script
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "DATA", "DOT"])
+@pytest.mark.parametrize("reply", ["421 closing", "450 busy", "451 later", "452 full"])
+def test_a_temporary_reply_is_tried_again(ready, stage, reply):
+    ready.smtp.script = once(stage, reply, times=2)
+    task = send(ready)
+    assert (task["state"], task["steps"][0]["attempts"]) == ("SUCCESS", 3)
+    assert len(ready.smtp.to("ann@example.com")) == 1
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "DATA", "DOT"])
+@pytest.mark.parametrize("reply", ["550 no such user", "552 too big", "554 no"])
+def test_a_permanent_reply_is_final(ready, stage, reply):
+    ready.smtp.script = once(stage, reply, times=9)
+    task = send(ready)
+    assert (task["state"], task["error"]["code"], task["steps"][0]["attempts"]) == ("FAILURE", "mail.refused", 1)
+    assert reply.split()[0] in task["error"]["message"]
+    assert ready.smtp.to("ann@example.com") == []
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "DATA"])
+def test_a_drop_before_the_text_leaves_one_copy(ready, stage):
+    ready.smtp.script = once(stage, DROP if stage == "DATA" else "421 bye")
+    assert send(ready)["state"] == "SUCCESS"
+    assert len(ready.smtp.to("ann@example.com")) == 1
+
+
+def test_a_drop_after_the_final_dot_is_sent_again_with_the_same_id(ready):
+    ready.smtp.script = once("DOT", DROP)
+    task = send(ready)
+    assert (task["state"], task["steps"][0]["attempts"]) == ("SUCCESS", 2)
+    copies = ready.smtp.to("ann@example.com")
+    assert len(copies) == 2
+    assert copies[0].data == copies[1].data, "to the byte"
+    assert ready.redis.client().hget(f"offload:ledger:{task['task_id']}", "ambiguous") == b"1"
+
+
+def test_at_most_once_gives_up_instead(ready):
+    ready.smtp.script = once("DOT", DROP)
+    task = send(ready, policy="at-most-once")
+    assert (task["state"], task["error"]["code"]) == ("FAILURE", "mail.outcome_unknown")
+    assert len(ready.smtp.to("ann@example.com")) == 1
+
+
+@pytest.mark.parametrize(("policy", "copies", "state"), [("at-least-once", 2, "SUCCESS"), ("at-most-once", 1, "FAILURE")])
+def test_a_worker_killed_between_the_dot_and_its_note(offload, policy, copies, state):
+    """Killed with the mail taken and nothing noted: only the policy can say what is right."""
+    offload.gateway()
+    client = offload.client()
+    victim = offload.worker("mail_worker")
+
+    def kill_after_the_text(stage: str, _envelope) -> None:
+        if stage == "DOT" and victim.exit_code is None:
+            victim.kill()
+
+    offload.smtp.script = kill_after_the_text
+    task_id = client.post("/v1/emails", json=MAIL | {"policy": policy}).json()["task_id"]
+    until(lambda: victim.exit_code is not None, "the kill")
+    offload.worker("mail_worker")
+    assert offload.wait(client, task_id)["state"] == state
+    assert len(offload.smtp.to("ann@example.com")) == copies
+
+
+def test_who_was_accepted_is_never_sent_to_again(ready):
+    ready.smtp.script = once("RCPT bob@example.com", "451 greylisted")
+    task = send(ready, to=["ann@example.com", "bob@example.com", "cat@example.com"])
+    assert task["state"] == "SUCCESS"
+    assert [len(ready.smtp.to(f"{name}@example.com")) for name in ("ann", "bob", "cat")] == [1, 1, 1]
+    assert [mail.recipients for mail in ready.smtp.mails] == [["ann@example.com", "cat@example.com"], ["bob@example.com"]]
+
+
+def test_who_is_refused_does_not_stop_the_others(ready):
+    ready.smtp.script = once("RCPT bob@example.com", "550 no such user", times=9)
+    task = send(ready, to=["ann@example.com", "bob@example.com"])
+    assert task["state"] == "SUCCESS"
+    assert (task["result"]["accepted"], task["result"]["refused"]) == (1, [550])
+    assert len(ready.smtp.mails) == 1
+
+
+def test_connections_are_used_again(ready):
+    for _ in range(12):
+        assert send(ready)["state"] == "SUCCESS"
+    # One for each thread at most, and those of the health check.
+    assert ready.smtp.connections <= 5
+
+
+# aiosmtpd leaves a plain stream behind when it turns a connection to TLS.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_starttls_and_login(offload, tmp_path):
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    offload.smtp.stop()
+    offload.smtp = SmtpSink(offload.smtp.port, login=("offload", "pass word"), starttls=context).start()
+    offload.environment |= {
+        "OFFLOAD_SMTP_SECURITY": "starttls",
+        "OFFLOAD_SMTP_CA_FILE": str(certificate),
+        "OFFLOAD_SMTP_USERNAME": "offload",
+        "OFFLOAD_SMTP_PASSWORD": "pass word",
+    }
+    offload.gateway()
+    worker = offload.worker("mail_worker")
+    assert send(offload)["state"] == "SUCCESS"
+    assert len(offload.smtp.to("ann@example.com")) == 1
+    worker.stop()
+    offload.worker("mail_worker", {"OFFLOAD_SMTP_PASSWORD": "wrong"})
+    task = send(offload)
+    assert (task["state"], task["error"]["code"]) == ("FAILURE", "mail.auth_failed")
+    assert "pass word" not in worker.output()
+
+
+def test_a_step_past_its_deadline_ends_the_worker_and_is_done_by_another(offload):
+    """Threads cannot be ended: the worker hands back the rest and exits, and somebody else sends the mail."""
+    offload.gateway()
+    client = offload.client()
+    slow = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "2", "OFFLOAD_MAIL_CONCURRENCY": "1"})
+    import threading
+
+    silent = threading.Event()
+
+    def script(stage: str, _envelope) -> None:
+        if stage == "DATA" and not silent.is_set():
+            silent.set()
+            silent.wait()
+            threading.Event().wait(8)
+
+    offload.smtp.script = script
+    task_id = client.post("/v1/emails", json=MAIL).json()["task_id"]
+    until(lambda: slow.exit_code == 70, "the worker to end itself", seconds=40)
+    assert "past the deadline" in slow.output()
+    offload.worker("mail_worker")
+    assert offload.wait(client, task_id, seconds=40)["state"] == "SUCCESS"
+    assert len(offload.smtp.to("ann@example.com")) == 1

@@ -1,0 +1,124 @@
+"""One trace per task, over real processes, received by a real OTLP receiver."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from devstack.waiting import until
+
+PRODUCER, CONSUMER = 4, 5
+
+
+def trace_of(offload, trace_id: str, spans: int):
+    return until(
+        lambda: len(found := offload.otlp.trace(trace_id)) >= spans and found, f"{spans} spans of one trace", seconds=20
+    )
+
+
+def test_upload_three_steps_and_the_mail_are_one_trace(offload):
+    offload.start_all()
+    client = offload.client()
+    task = offload.wait(client, offload.post_photo(client))
+    spans = trace_of(offload, task["trace_id"], 7)
+    by_id = {span.span_id: span for span in spans}
+    path, span = [], next(span for span in spans if span.name == "run/mail.notify.v1")
+    while True:
+        path.append((span.service, span.name))
+        if not span.parent_id:
+            break
+        span = by_id[span.parent_id]
+    assert path[::-1] == [
+        ("gateway", "POST /v1/images"),
+        ("gateway", "apply_async/image.resize.v1"),
+        ("image-worker", "run/image.resize.v1"),
+        ("image-worker", "apply_async/image.thumbnail.v1"),
+        ("image-worker", "run/image.thumbnail.v1"),
+        ("image-worker", "apply_async/mail.notify.v1"),
+        ("mail-worker", "run/mail.notify.v1"),
+    ]
+    assert len(spans) == 7
+    runs = [span for span in spans if span.kind == CONSUMER]
+    for run in runs:
+        assert run.attributes["messaging.system"] == "celery"
+        assert run.attributes["messaging.operation.type"] == "process"
+        assert run.attributes["offload.delivery_count"] == 1
+        assert run.attributes["offload.queue.wait_seconds"] >= 0
+        assert run.attributes["offload.worker"].endswith("@local")
+    assert [span.attributes["messaging.destination.name"] for span in spans if span.kind == PRODUCER] == [
+        "images", "images", "mail",
+    ]  # fmt: skip
+
+
+def test_the_mail_about_a_failure_is_in_the_same_trace(offload):
+    offload.start_all()
+    client = offload.client()
+    query = {"notify": "ann@example.com"}
+    response = client.post("/v1/images", params=query, content=b"no image", headers={"Content-Type": "image/png"})
+    task = offload.wait(client, response.json()["task_id"])
+    spans = trace_of(offload, task["trace_id"], 4)
+    run = next(span for span in spans if span.name == "run/image.resize.v1")
+    assert run.is_error
+    assert run.attributes["error.type"] == "image.not_an_image"
+    assert any(span.name == "run/mail.notify_failure.v1" and span.parent_id == run.span_id for span in spans)
+
+
+@pytest.mark.parametrize("children", ["SIGTERM", "one task each"])
+def test_spans_of_pool_children_survive(offload, children):
+    """Children leave by os._exit: without a flush of their own they would take their spans along."""
+    offload.environment["OTEL_BSP_SCHEDULE_DELAY"] = "60000"
+    offload.gateway()
+    client = offload.client()
+    settings = {"OFFLOAD_MAX_TASKS_PER_CHILD": "1"} if children == "one task each" else {}
+    worker = offload.worker("image_worker", settings)
+    tasks = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(10)]
+    traces = [offload.wait(client, task_id)["trace_id"] for task_id in tasks]
+    assert worker.stop() == 0
+    runs = [span for span in offload.otlp.spans if span.name == "run/report.render.v1"]
+    assert sorted(span.trace_id for span in runs) == sorted(traces)
+
+
+def test_a_run_whose_process_died_is_told_of_by_the_parent(offload):
+    offload.gateway()
+    client = offload.client()
+    pause = offload.paused("image_worker", "in the step", {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
+    task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
+    pause.reached()
+    (child,) = pause.process.children()
+    os.kill(child, signal.SIGKILL)
+    task = offload.wait(client, task_id)
+    spans = trace_of(offload, task["trace_id"], 3)
+    runs = until(
+        lambda: len(found := [s for s in offload.otlp.trace(task["trace_id"]) if s.kind == CONSUMER]) == 2 and found,
+        "both runs",
+    )
+    lost, done = sorted(runs, key=lambda span: span.start_ns)
+    assert (lost.is_error, lost.attributes["error.type"]) == (True, "task.worker_lost")
+    assert done.attributes["offload.delivery_count"] == 2
+    assert lost.parent_id == done.parent_id == next(span.span_id for span in spans if span.kind == PRODUCER)
+
+
+def test_a_step_past_its_hard_limit_is_an_error_in_the_trace(offload):
+    offload.gateway()
+    client = offload.client()
+    limits = {"OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "1", "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "2"}
+    pause = offload.paused("image_worker", "in the step", limits | {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
+    # Standing still before the step's own code, where the soft limit's exception has nobody to stop.
+    task_id = client.post("/v1/reports", json={"rows": 1, "notify": "ann@example.com"}).json()["task_id"]
+    pause.reached()
+    task = offload.wait(client, task_id)
+    assert task["state"] == "FAILURE"
+    assert task["error"]["code"] in {"task.time_limit", "task.soft_time_limit"}
+    run = until(
+        lambda: [s for s in offload.otlp.trace(task["trace_id"]) if s.name == "run/report.render.v1"], "the run's span"
+    )[0]
+    assert run.is_error
+
+
+def test_beats_slot_is_the_root_of_its_own_trace(offload):
+    offload.worker("mail_worker")
+    offload.service("beat", settings={"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1"})
+    run = until(lambda: [s for s in offload.otlp.spans if s.name == "run/maintenance.health.v1"], "a health check")[0]
+    (sent,) = until(lambda: [s for s in offload.otlp.trace(run.trace_id) if s.service == "beat"], "its sender")
+    assert (sent.name, sent.parent_id, run.parent_id) == ("apply_async/maintenance.health.v1", "", sent.span_id)
