@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from devstack import settings_reference
 from offload_contracts import ALL, Queue
 

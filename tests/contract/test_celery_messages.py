@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from celery import chain
+
 from celery_leases.publish import tag
 from offload_contracts import (
     NOTIFY,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from offload_contracts import ALL, by_name
 
 FILES = sorted((Path(__file__).parent / "messages").glob("*.json"))

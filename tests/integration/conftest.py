@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from PIL import Image
+
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.waiting import until
 from offload_runtime import keys, records
-from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,12 @@ class Offload(Stack):
         folder.mkdir()
         name = f"{module}-paused-{len(self.processes)}"
         command = [sys.executable, str(HERE / "paused_worker.py"), module, point, str(folder), "-n", f"{name}@local"]
-        process = Process(name, command, self.folder / f"{name}.log", self.environment | {"OFFLOAD_LOG_LEVEL": "DEBUG"} | (settings or {}))
+        process = Process(
+            name,
+            command,
+            self.folder / f"{name}.log",
+            self.environment | (settings or {}),
+        )
         self.processes.append(process)
         process.wait_for(" ready.")
         return Pause(process, folder)
@@ -101,7 +107,7 @@ class Pause:
     def reached(self) -> None:
         """Wait until it stands, and until the pool's parent knows that the child has begun."""
         until((self._folder / "reached").exists, f"{self.process.name} to stand still", seconds=40)
-        self.process.wait_for("Task accepted: ")
+        until((self._folder / "accepted").exists, f"{self.process.name} to know of it", seconds=40)
 
     def go(self) -> None:
         """Let it go on."""

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from celery.worker.request import Request
 from celery_leases.transport import LeaseChannel
 from offload_runtime.backend import RecordBackend
 
@@ -54,6 +55,16 @@ def put(self, queue, message, **options):
     pause_at(f"after {name}")
 
 
+_on_accepted = Request.on_accepted
+
+
+def on_accepted(self, *args):
+    """Tell the test that the pool's parent knows of the run: a child killed before that is nobody's delivery."""
+    (FOLDER / "accepted").touch()
+    _on_accepted(self, *args)
+
+
+Request.on_accepted = on_accepted
 RecordBackend.run = run
 LeaseChannel._put = put
 sys.argv = [MODULE, *sys.argv[4:]]

@@ -11,10 +11,11 @@ import zlib
 
 import httpx
 import pytest
+from PIL import Image
+
 from devstack.waiting import until
 from gateway import auth
 from offload_runtime import links
-from PIL import Image
 
 from .conftest import JPEG, photo
 
@@ -183,6 +184,7 @@ def test_the_same_key_with_another_request_is_refused(offload, shop):
     )
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 MAIL = {"to": "ann@example.com", "subject": "Hello", "text": "Hello."}
 
 
@@ -190,9 +192,15 @@ MAIL = {"to": "ann@example.com", "subject": "Hello", "text": "Hello."}
 
 
 def test_what_waits_is_cancelled_at_once(offload, shop):
-    task_id = shop.post("/v1/emails", json=MAIL | {"to": "cancelled@example.com", "delay_seconds": 60}).json()["task_id"]
+    task_id = shop.post("/v1/emails", json=MAIL | {"to": "cancelled@example.com", "delay_seconds": 60}).json()[
+        "task_id"
+    ]
     response = shop.delete(f"/v1/tasks/{task_id}")
-    assert (response.status_code, response.json()["state"], response.json()["message"]) == (200, "REVOKED", "Cancelled.")
+    assert (response.status_code, response.json()["state"], response.json()["message"]) == (
+        200,
+        "REVOKED",
+        "Cancelled.",
+    )
     assert problem(shop.delete(f"/v1/tasks/{task_id}")) == (409, "task.finished")
     assert offload.redis.client().zcard("offload:queue:mail:delayed") == 0
 
@@ -274,7 +282,7 @@ def test_one_byte_too_many_is_refused(shop):
         ("/v1/images", {"content": b"x", "headers": {"Content-Type": "application/pdf"}}, (415, "request.media_type")),
         ("/v1/images", {"content": b"", "headers": JPEG}, (422, "upload.empty")),
         ("/v1/images", {"data": {"width": "10"}, "files": {"other": b"x"}}, (422, "upload.empty")),
-        ("/v1/images", {"content": b"no form", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, (400, "request.malformed")),
+        ("/v1/images", {"content": b"no form", "headers": FORM}, (400, "request.malformed")),
         ("/v1/images?widht=10", {"content": b"x", "headers": JPEG}, (422, "request.invalid")),
         ("/v1/images?width=0", {"content": b"x", "headers": JPEG}, (422, "request.invalid")),
         ("/v1/images?width=ten", {"content": b"x", "headers": JPEG}, (422, "request.invalid")),

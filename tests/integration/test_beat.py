@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+
 from devstack.waiting import until
 
 from .conftest import JPEG, PREFIX, photo
@@ -102,10 +103,14 @@ def test_the_health_check_goes_to_log_and_metrics(offload):
     worker = offload.worker("mail_worker")
     offload.service("beat", settings=EVERY_SECOND)
     client = offload.client()
-    until(lambda: 'offload_dependency_up{dependency="smtp"} 1.0' in client.get("/metrics").text, "the health in /metrics")
+    until(
+        lambda: 'offload_dependency_up{dependency="smtp"} 1.0' in client.get("/metrics").text, "the health in /metrics"
+    )
     assert "health: {" in worker.output()
     offload.smtp.stop()
-    until(lambda: 'offload_dependency_up{dependency="smtp"} 0.0' in client.get("/metrics").text, "the trouble in /metrics")
+    until(
+        lambda: 'offload_dependency_up{dependency="smtp"} 0.0' in client.get("/metrics").text, "the trouble in /metrics"
+    )
     assert 'offload_dependency_up{dependency="redis"} 1.0' in client.get("/metrics").text
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+
 from devstack.waiting import until
 
 from .conftest import JPEG, photo

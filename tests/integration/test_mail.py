@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 
 import pytest
+
 from devstack.smtp_sink import DROP, SmtpSink
 from devstack.waiting import until
 
@@ -83,7 +84,9 @@ def test_at_most_once_gives_up_instead(ready):
     assert len(ready.smtp.to("ann@example.com")) == 1
 
 
-@pytest.mark.parametrize(("policy", "copies", "state"), [("at-least-once", 2, "SUCCESS"), ("at-most-once", 1, "FAILURE")])
+@pytest.mark.parametrize(
+    ("policy", "copies", "state"), [("at-least-once", 2, "SUCCESS"), ("at-most-once", 1, "FAILURE")]
+)
 def test_a_worker_killed_between_the_dot_and_its_note(offload, policy, copies, state):
     """Killed with the mail taken and nothing noted: only the policy can say what is right."""
     offload.gateway()
@@ -107,7 +110,10 @@ def test_who_was_accepted_is_never_sent_to_again(ready):
     task = send(ready, to=["ann@example.com", "bob@example.com", "cat@example.com"])
     assert task["state"] == "SUCCESS"
     assert [len(ready.smtp.to(f"{name}@example.com")) for name in ("ann", "bob", "cat")] == [1, 1, 1]
-    assert [mail.recipients for mail in ready.smtp.mails] == [["ann@example.com", "cat@example.com"], ["bob@example.com"]]
+    assert [mail.recipients for mail in ready.smtp.mails] == [
+        ["ann@example.com", "cat@example.com"],
+        ["bob@example.com"],
+    ]
 
 
 def test_who_is_refused_does_not_stop_the_others(ready):

@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+
 from devstack.waiting import until
 
 from .conftest import JPEG, photo
@@ -136,7 +137,7 @@ def test_a_store_that_is_gone_at_accept_is_said(offload):
     response = client.post("/v1/images", content=photo(), headers=JPEG)
     assert (response.status_code, response.json()["code"]) == (503, "blob.unavailable")
     assert response.headers["Retry-After"]
-    assert not offload.redis.client().keys(f"offload:task:*")
+    assert not offload.redis.client().keys("offload:task:*")
 
 
 @pytest.mark.parametrize("collector", ["away", "silent"])

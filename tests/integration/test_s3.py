@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from devstack.servers import S3Server
 from devstack.waiting import until
 

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+
 from devstack.waiting import until
 
 PRODUCER, CONSUMER = 4, 5

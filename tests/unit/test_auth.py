@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from starlette.requests import Request
+
 from gateway import auth
 from gateway.problems import Problem
 from gateway.settings import GatewaySettings
 from offload_runtime.settings import SettingsError
-from starlette.requests import Request
 
 
 def settings(tmp_path, **more) -> GatewaySettings:

@@ -7,6 +7,7 @@ from email import message_from_bytes
 from email.policy import default
 
 import pytest
+
 from mail_worker import compose
 from offload_contracts import Template
 from offload_runtime.errors import PermanentError

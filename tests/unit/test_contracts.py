@@ -8,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from offload_contracts import (
     ALL,
     RESIZE_IMAGE,
@@ -66,7 +67,8 @@ def test_plain_addresses_are_taken(good):
 @pytest.mark.parametrize(
     "bad",
     [
-        "", "ann", "@example.com", "ann@", "ann@@example.com", "a b@example.com", "ann@example.com\n", "\nann@example.com",
+        "", "ann", "@example.com", "ann@", "ann@@example.com", "a b@example.com",
+        "ann@example.com\n", "\nann@example.com",
         "ann@example.com\r\nBcc: x@example.com", "ann@exa_mple.com", "ann@-example.com", '"a b"@example.com',
         "ann@[127.0.0.1]", "änn@example.com", "ann@exämple.com", ".ann@example.com", "ann.@example.com",
         "a" * 65 + "@example.com", "a@" + "b." * 130 + "com", "ann@example.com,bob@example.com", "ann@example.com>",

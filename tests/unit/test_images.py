@@ -7,11 +7,12 @@ import struct
 import zlib
 
 import pytest
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
+
 from image_worker import images
 from image_worker.images import Limits
 from offload_contracts import Fit, ImageFormat
 from offload_runtime.errors import PermanentError
-from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:

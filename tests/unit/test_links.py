@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from offload_runtime import links
 
 SECRET = "s" * 32

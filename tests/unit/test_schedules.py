@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+
 from beat.schedules import Cron, Every, Schedule, ScheduleError
 from offload_contracts import CHECK_HEALTH, HealthCheck
 from offload_runtime.messages import ChainStep

@@ -77,7 +77,9 @@ class Demo:
         return 0
 
     def _show(self) -> None:
-        self.console.print("Starting Valkey, a mail server, a trace receiver, gateway, image-worker, mail-worker, beat …")
+        self.console.print(
+            "Starting Valkey, a mail server, a trace receiver, gateway, image-worker, mail-worker, beat …"
+        )
         self.stack.start_all()
         self.console.print(f"Gateway: {self.stack.url}/docs\n")
         photo = (resources.files("devstack") / "photos" / "flowers.jpg").read_bytes()
@@ -141,7 +143,7 @@ class Demo:
         for name, size in (("resize.jpg", (800, 600)), ("thumbnail.jpg", (200, 150))):
             path = self.results / name
             if not path.exists():
-                self._expect(False, f"{name} was made")  # noqa: FBT003 -- it was not
+                self._expect(False, f"{name} was made")
                 continue
             with Image.open(path) as image:
                 self._expect(image.size == size, f"{name} has {size} pixels, not {image.size}")
@@ -176,7 +178,7 @@ class Demo:
         try:
             until(received, "the mails", seconds=20)
         except TimeoutError as error:
-            self._expect(False, str(error))  # noqa: FBT003 -- it was not
+            self._expect(False, str(error))
         for address, subjects in wanted.items():
             got = sorted(str(mail.parsed["Subject"]) for mail in self.stack.smtp.to(address))
             self._expect(got == subjects, f"{address} got {subjects}, not {got}")
@@ -194,7 +196,7 @@ class Demo:
         try:
             until(lambda: len(self.stack.otlp.trace(trace_id)) >= TRACE_SPANS, "the whole trace", seconds=20)
         except TimeoutError as error:
-            self._expect(False, str(error))  # noqa: FBT003 -- it was not
+            self._expect(False, str(error))
         spans = self.stack.otlp.trace(trace_id)
         tree = Tree(f"Trace {trace_id}")
         _grow(tree, spans, "")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic_core import PydanticUndefined
+
 from beat.settings import BeatSettings
 from gateway.settings import GatewaySettings
 from image_worker.settings import ImageWorkerSettings
 from mail_worker.settings import MailWorkerSettings
-from pydantic_core import PydanticUndefined
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -24,8 +25,8 @@ SERVICES: dict[str, type[BaseSettings]] = {
 _HEAD = """# Settings
 
 Every service reads its settings from environment variables. A value that is wrong, or a required one that is missing,
-ends the service at its start with the variable's name. Telemetry is configured by OpenTelemetry's own `OTEL_*` variables:
-without `OTEL_EXPORTER_OTLP_ENDPOINT` there is none.
+ends the service at its start with the variable's name. Telemetry is configured by OpenTelemetry's own `OTEL_*`
+variables: without `OTEL_EXPORTER_OTLP_ENDPOINT` there is none.
 
 Some of Celery's settings are fixed, because the promises need them: `task_acks_late`, `task_reject_on_worker_lost`,
 `worker_disable_prefetch`, `broker_connection_max_retries`, and JSON as the only content (`accept_content`). A service

@@ -85,7 +85,11 @@ class SmtpSink:
 
         options: dict[str, object] = {"data_size_limit": 30_000_000}
         if self._login is not None:
-            options |= {"authenticator": self._authenticate, "auth_required": True, "auth_require_tls": self._starttls is not None}
+            options |= {
+                "authenticator": self._authenticate,
+                "auth_required": True,
+                "auth_require_tls": self._starttls is not None,
+            }
         if self._starttls is not None:
             options |= {"tls_context": self._starttls, "require_starttls": True}
         self._controller = Listener(self, hostname="127.0.0.1", port=self.port, **options)

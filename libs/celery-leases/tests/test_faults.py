@@ -70,10 +70,12 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
 
 
 def test_a_killed_pool_child_is_followed_by_the_next_delivery(cluster):
-    worker = cluster.worker("-c", "1", "-l", "DEBUG")
+    worker = cluster.worker("-c", "1")
     result = signature(cluster.app(), "step", "a", 2).apply_async()
     until(lambda: cluster.noted("start"), "the task to start")
-    worker.wait_for("Task accepted")
+    inspect = cluster.app().control.inspect(timeout=5, limit=1)
+    # A child killed before its parent knows that it has begun is nobody's delivery.
+    until(lambda: any((inspect.active() or {"w1@test": []})["w1@test"]), "the parent to know of it")
     child = int(cluster.ledger.read_text().split()[2])
     import os
 

@@ -233,7 +233,7 @@ class Holder:
                     swept_at = now
             except (RedisError, OSError) as error:
                 logger.warning("leases cannot be renewed now: %r", error)
-                # After an outage every lease looks expired. Their owners may renew first: a lease later is early enough.
+                # After an outage every lease looks expired. Their owners may renew first.
                 sweep_from = time.monotonic() + options.lease_seconds
             time.sleep(pause)
 

@@ -8,7 +8,6 @@ import hmac
 import re
 import time
 
-
 _TOKEN = re.compile(r"(?P<expires_at>[0-9]{1,12})\.(?P<mac>[A-Za-z0-9_-]{43})")
 
 

@@ -100,7 +100,10 @@ def register[M: Message, R: Result](
                 task.request.retry_at_ms = round((time.time() + pause) * 1000)
                 raise task.retry(exc=error, countdown=pause) from error
 
-    task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=policy.max_retries)
+    # Not shared: Celery would give it to every application of the process.
+    task: Task = app.task(
+        run, bind=True, name=contract.name, base=GatedTask, max_retries=policy.max_retries, shared=False
+    )
     return task
 
 

@@ -1,0 +1,59 @@
+"""No-op tasks for the queue benchmark: ``celery -A benchmarks.queue_apps.app_of_KIND`` by environment."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+import celery_leases
+
+KIND = os.environ.get("BENCH_KIND", "")
+URL = os.environ.get("BENCH_REDIS", "")
+
+SAFE = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_prefetch": True,
+}
+
+
+def stock(*, safe: bool) -> Celery:
+    """Celery on its own Redis transport, with its defaults or with the same safety settings as ours."""
+    app = Celery("bench", broker=URL)
+    app.conf.task_ignore_result = True
+    if safe:
+        app.conf.update(SAFE)
+    app.task(lambda: None, name="bench.noop", ignore_result=True)
+    return app
+
+
+def leases() -> Celery:
+    """Celery on our broker alone."""
+    app = Celery("bench", broker=URL)
+    app.conf.update(celery_leases.SETTINGS)
+    app.conf.update(task_ignore_result=True, broker_transport_options={"tombstone_seconds": 0})
+    app.task(lambda: None, name="bench.noop", ignore_result=True)
+    return app
+
+
+def offload() -> Celery:
+    """Our broker, with the gate and the record of each task."""
+    from offload_contracts import RENDER_REPORT, Outputs
+    from offload_runtime.celery_app import create_app
+    from offload_runtime.settings import Settings
+    from offload_runtime.steps import Policy, register
+
+    app = create_app("bench", Settings(redis_url=URL))
+    register(app, RENDER_REPORT, lambda _message, _run: Outputs(), Policy(0, 0))
+    return app
+
+
+if KIND:
+    app = {
+        "stock": lambda: stock(safe=False),
+        "stock-safe": lambda: stock(safe=True),
+        "leases": leases,
+        "offload": offload,
+    }[KIND]()
