@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from celery.worker.request import Request
+
 from celery_leases.transport import LeaseChannel
 from offload_runtime.backend import RecordBackend
 

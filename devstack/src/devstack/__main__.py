@@ -52,6 +52,7 @@ def up(folder: Path) -> int:
             pid_file.write_text(str(os.getpid()))
             stack.start_all()
             print(f"gateway   {stack.url}/docs   (development mode: no API key is asked for)")
+            print(f"export OFFLOAD={stack.url}")
             print(f"redis     {stack.redis.url}")
             print(f"mail      127.0.0.1:{stack.smtp.port}, received mails: {folder / 'mails.jsonl'}")
             print(f"traces    {stack.otlp.endpoint}")

@@ -119,15 +119,17 @@ def accept(
     idempotency_key: str = "",
     fingerprint: str = "",
     most_waiting: int = 0,
+    is_nearly_full: bool = False,
 ) -> Call:
     """Return the script that takes a task: record, message and idempotency key, or nothing.
 
     `idempotency_key` is a whole Redis key (see `keys.idempotency`); `most_waiting` 0 means that there is no limit.
+    Neither that nor `is_nearly_full` refuses what was accepted before.
     """
     message = task.envelope
     return ACCEPT(
         prefix, broker_prefix, task.task_id, message.queue, message.tag, message.text, message.due_ms,
-        idempotency_key, fingerprint, most_waiting, len(task.steps), *task.fields(),
+        idempotency_key, fingerprint, most_waiting, int(is_nearly_full), len(task.steps), *task.fields(),
     )  # fmt: skip
 
 

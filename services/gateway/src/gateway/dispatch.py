@@ -59,6 +59,11 @@ class Health:
     memory_share: float = 0.0
     warnings: tuple[str, ...] = ()
 
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether nothing new is accepted, so that what runs can end."""
+        return self.memory_share > MEMORY_SHARE
+
 
 class Dispatcher:
     """Puts tasks into Redis."""
@@ -91,8 +96,10 @@ class Dispatcher:
                 await self._sampler
         await self.client.aclose()
 
-    def check(self) -> None:
+    def check(self, idempotency_key: str | None) -> None:
         """Refuse before the body is read, where it is known already that it could not be accepted.
+
+        With an idempotency key the task may have been accepted before: then the script decides.
 
         Raises:
             Problem: 503 ``redis.unavailable`` or ``redis.memory``.
@@ -100,13 +107,8 @@ class Dispatcher:
         """
         if not self.health.is_up:
             raise unavailable()
-        if self.health.memory_share > MEMORY_SHARE:
-            raise Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "redis.memory",
-                "the queue's memory is nearly full; nothing new is accepted for now",
-                retry_after=10,
-            )
+        if self.health.is_nearly_full and idempotency_key is None:
+            raise _nearly_full()
 
     async def accept(
         self,
@@ -160,8 +162,11 @@ class Dispatcher:
                 idempotency_key=scoped,
                 fingerprint=fingerprint,
                 most_waiting=settings.queue_limit,
+                is_nearly_full=self.health.is_nearly_full,
             )
             answer, subject = await self._run(call)
+        if answer == "memory":
+            raise _nearly_full()
         if answer == "full":
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
@@ -239,6 +244,15 @@ def unavailable() -> Problem:
         "redis.unavailable",
         "the queue cannot be reached; nothing was accepted",
         retry_after=RETRY_AFTER_SECONDS,
+    )
+
+
+def _nearly_full() -> Problem:
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "redis.memory",
+        "the queue's memory is nearly full; nothing new is accepted for now",
+        retry_after=10,
     )
 
 

@@ -118,7 +118,7 @@ async def post_image(request: Request, caller: CallerOf) -> Response:
     """Resize an image: the raw body, or the field `file` of a form. The options come as query or as fields."""
     parts = _parts(request)
     key = dispatch.idempotency_key(request.headers)
-    parts.dispatcher.check()
+    parts.dispatcher.check(key)
     upload = Upload(request, parts.settings.upload_limit_bytes)
     query = dict(request.query_params)
     # What can be seen to be wrong already is refused before the body is read.
@@ -266,7 +266,7 @@ async def _post(
 ) -> Response:
     parts = _parts(request)
     key = dispatch.idempotency_key(request.headers)
-    parts.dispatcher.check()
+    parts.dispatcher.check(key)
     accepted = await parts.dispatcher.accept(
         caller,
         kind,

@@ -1,7 +1,8 @@
 -- Takes a task: idempotency key, record and first message, or nothing of it. Needs records.lua and publish.lua.
 -- ARGV: prefix, broker prefix, task id, queue, tag, message, due_ms, idempotency key or '', fingerprint,
---       most waiting (0: no limit), number of steps, then the record's fields.
--- Returns {'accepted'|'replayed'|'conflict'|'full', task id or number waiting}.
+--       most waiting (0: no limit), 1 when Redis is nearly full, number of steps, then the record's fields.
+-- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory', task id or number waiting}. What was accepted before is
+-- answered before any limit is looked at.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local idempotency_key, most = ARGV[8], tonumber(ARGV[10])
 
@@ -20,6 +21,9 @@ end
 if redis.call('EXISTS', record_key(prefix, task_id)) == 1 then
   return {'accepted', task_id}
 end
+if ARGV[11] == '1' then
+  return {'memory', 0}
+end
 if most > 0 then
   local waiting = redis.call('LLEN', broker .. queue .. ':waiting')
   if waiting >= most then
@@ -27,10 +31,10 @@ if most > 0 then
   end
 end
 local fields = {}
-for i = 12, #ARGV do
+for i = 13, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-create_record(prefix, task_id, fields, ARGV[11])
+create_record(prefix, task_id, fields, ARGV[12])
 if idempotency_key ~= '' then
   redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
   redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)
