@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,7 @@ def envelope(
         if number > 1
     ]
     embedded = {"callbacks": None, "errbacks": None, "chain": chain[::-1] or None, "chord": None}
-    body = json.dumps([[first.arguments], {}, embedded], separators=(", ", ": "))
+    body = json.dumps([[first.arguments], {}, embedded])
     message = {
         "body": base64.b64encode(body.encode()).decode(),
         "content-encoding": "utf-8",
@@ -105,7 +104,8 @@ def envelope(
             "delivery_info": {"exchange": "", "routing_key": first.queue},
             "priority": 0,
             "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
+            # The broker names each delivery anew.
+            "delivery_tag": task_id,
         },
     }
     due_ms = round(due.timestamp() * 1000) if due else 0

@@ -23,6 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.batches import Batches
 from gateway.problems import Problem
 from offload_runtime import keys, messages, records, telemetry
 from offload_runtime.messages import PUBLISHED_AT, ChainStep
@@ -78,9 +79,10 @@ class Dispatcher:
             socket_connect_timeout=limit,
             retry=Retry(NoBackoff(), 0),
         )
+        self._batches = Batches(self.client)
         self.health = Health()
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
-        self._tracer = trace.get_tracer("offload")
+        self._tracer = trace.get_tracer("offload") if telemetry.is_enabled() else trace.NoOpTracer()
         self._sampler: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -185,10 +187,10 @@ class Dispatcher:
     async def _run(self, call: records.Call) -> tuple[str, str]:
         """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
         try:
-            result = await call.run_async(self.client)
+            result = await self._batches.run(call)
         except AWAY:
             try:
-                result = await call.run_async(self.client)
+                result = await self._batches.run(call)
             except AWAY as error:
                 self.health.is_up = False
                 raise Problem(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
 from gateway import dispatch, problems, views
-from gateway.auth import Caller
 from gateway.problems import Problem
 from gateway.requests import EmailRequest, ImageRequest, ReportRequest
 from gateway.uploads import Upload
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.app import Parts
+    from gateway.auth import Caller
 
 router = APIRouter(prefix="/v1")
 
@@ -55,10 +55,8 @@ def _parts(request: Request) -> Parts:
 
 
 def _caller(request: Request) -> Caller:
+    # No dependency of FastAPI's: it would go through a thread for each request.
     return _parts(request).keys.caller(request)
-
-
-CallerOf = Annotated[Caller, Depends(_caller)]
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -114,9 +112,9 @@ _IMAGE_BODY = {
 
 
 @router.post("/images", status_code=HTTPStatus.ACCEPTED, openapi_extra=_IMAGE_BODY, tags=["tasks"])
-async def post_image(request: Request, caller: CallerOf) -> Response:
+async def post_image(request: Request) -> Response:
     """Resize an image: the raw body, or the field `file` of a form. The options come as query or as fields."""
-    parts = _parts(request)
+    parts, caller = _parts(request), _caller(request)
     key = dispatch.idempotency_key(request.headers)
     parts.dispatcher.check(key)
     upload = Upload(request, parts.settings.upload_limit_bytes)
@@ -170,12 +168,21 @@ async def post_image(request: Request, caller: CallerOf) -> Response:
     openapi_extra=_body(EmailRequest) | {"parameters": [_KEY]},
     tags=["tasks"],
 )
-async def post_email(request: Request, caller: CallerOf) -> Response:
+async def post_email(request: Request) -> Response:
     """Send a mail, from a template and its context or from a subject and a text."""
-    options, raw = await _json(request, EmailRequest)
-    message = SendMail.model_validate(options.model_dump(exclude={"delay_seconds", "user_id"}))
+    caller = _caller(request)
+    options = await _json(request, EmailRequest)
+    # Each of these has been checked already, by the same types.
+    message = SendMail.model_construct(
+        to=options.to,
+        template=options.template,
+        context=options.context,
+        subject=options.subject,
+        text=options.text,
+        policy=options.policy,
+    )
     step = ChainStep.of(SEND_MAIL, message)
-    return await _post(request, caller, "email", step, options.delay_seconds, raw, user_id=options.user_id)
+    return await _post(request, caller, "email", step, options, user_id=options.user_id)
 
 
 @router.post(
@@ -184,26 +191,26 @@ async def post_email(request: Request, caller: CallerOf) -> Response:
     openapi_extra=_body(ReportRequest) | {"parameters": [_KEY]},
     tags=["tasks"],
 )
-async def post_report(request: Request, caller: CallerOf) -> Response:
+async def post_report(request: Request) -> Response:
     """Render a PDF report with a chart and a table."""
-    options, raw = await _json(request, ReportRequest)
+    caller = _caller(request)
+    options = await _json(request, ReportRequest)
     step = ChainStep.of(RENDER_REPORT, RenderReport(rows=options.rows, title=options.title))
-    return await _post(
-        request, caller, "report", step, options.delay_seconds, raw, user_id=options.user_id, notify=options.notify
-    )
+    return await _post(request, caller, "report", step, options, user_id=options.user_id, notify=options.notify)
 
 
 @router.get("/tasks/{task_id}", tags=["tasks"])
-async def get_task(request: Request, caller: CallerOf, task_id: str) -> Response:
+async def get_task(request: Request, task_id: str) -> Response:
     """Show how a task does: its state, a sentence for people, its steps, its error or its outputs."""
+    caller = _caller(request)
     record = await _record(_parts(request), caller, task_id)
     return JSONResponse(views.task(record, operator=caller.is_operator))
 
 
 @router.delete("/tasks/{task_id}", tags=["tasks"])
-async def delete_task(request: Request, caller: CallerOf, task_id: str) -> Response:
+async def delete_task(request: Request, task_id: str) -> Response:
     """Cancel a task: 200 when it waited, 202 when a step runs and the task ends with it, 409 when it has ended."""
-    parts = _parts(request)
+    parts, caller = _parts(request), _caller(request)
     await _record(parts, caller, task_id)
     settings = parts.settings
     keep_ms = settings.result_expires_seconds * 1000
@@ -260,8 +267,7 @@ async def _post(
     caller: Caller,
     kind: str,
     step: ChainStep,
-    delay_seconds: float,
-    raw: Mapping[str, Any],
+    options: EmailRequest | ReportRequest,
     **fields: str | None,
 ) -> Response:
     parts = _parts(request)
@@ -272,16 +278,20 @@ async def _post(
         kind,
         [step],
         task_id=dispatch.new_task_id(),
-        delay_seconds=delay_seconds,
+        delay_seconds=options.delay_seconds,
         idempotency_key=key,
-        fingerprint=dispatch.fingerprint("POST", request.url.path, raw) if key else "",
+        fingerprint=_fingerprint(request, options) if key else "",
         **fields,
     )
     return _answer(parts, accepted, kind)
 
 
-async def _json[M: BaseModel](request: Request, model: type[M]) -> tuple[M, dict[str, Any]]:
-    """Return the JSON body, checked and as its fields were given.
+def _fingerprint(request: Request, options: BaseModel) -> str:
+    return dispatch.fingerprint("POST", request.url.path, options.model_dump(mode="json", exclude_unset=True))
+
+
+async def _json[M: BaseModel](request: Request, model: type[M]) -> M:
+    """Return the JSON body, checked.
 
     Raises:
         Problem: 413 ``body.too_large``, 415 ``request.media_type``, 422 ``request.invalid``.
@@ -296,10 +306,9 @@ async def _json[M: BaseModel](request: Request, model: type[M]) -> tuple[M, dict
         if len(body) > limit:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a body may have {limit:,} bytes")
     try:
-        checked = model.model_validate_json(bytes(body))
+        return model.model_validate_json(bytes(body))
     except ValidationError as error:
         raise problems.invalid(error) from None
-    return checked, checked.model_dump(mode="json", exclude_unset=True)
 
 
 def _validated[M: BaseModel](model: type[M], fields: Mapping[str, str]) -> M:
