@@ -19,13 +19,17 @@ SAFE = {
 }
 
 
+def noop() -> None:
+    """Do nothing."""
+
+
 def stock(*, safe: bool) -> Celery:
     """Celery on its own Redis transport, with its defaults or with the same safety settings as ours."""
     app = Celery("bench", broker=URL)
     app.conf.task_ignore_result = True
     if safe:
         app.conf.update(SAFE)
-    app.task(lambda: None, name="bench.noop", ignore_result=True)
+    app.task(noop, name="bench.noop", ignore_result=True)
     return app
 
 
@@ -34,7 +38,7 @@ def leases() -> Celery:
     app = Celery("bench", broker=URL)
     app.conf.update(celery_leases.SETTINGS)
     app.conf.update(task_ignore_result=True, broker_transport_options={"tombstone_seconds": 0})
-    app.task(lambda: None, name="bench.noop", ignore_result=True)
+    app.task(noop, name="bench.noop", ignore_result=True)
     return app
 
 
