@@ -23,13 +23,13 @@ def noop() -> None:
     """Do nothing."""
 
 
-def stock(*, safe: bool) -> Celery:
+def stock(*, safe: bool, results: bool = False) -> Celery:
     """Celery on its own Redis transport, with its defaults or with the same safety settings as ours."""
-    app = Celery("bench", broker=URL)
-    app.conf.task_ignore_result = True
+    app = Celery("bench", broker=URL, backend=URL if results else None)
     if safe:
         app.conf.update(SAFE)
-    app.task(noop, name="bench.noop", ignore_result=True)
+    app.conf.task_track_started = results
+    app.task(noop, name="bench.noop", ignore_result=not results, shared=False)
     return app
 
 
@@ -38,7 +38,7 @@ def leases() -> Celery:
     app = Celery("bench", broker=URL)
     app.conf.update(celery_leases.SETTINGS)
     app.conf.update(task_ignore_result=True, broker_transport_options={"tombstone_seconds": 0})
-    app.task(noop, name="bench.noop", ignore_result=True)
+    app.task(noop, name="bench.noop", ignore_result=True, shared=False)
     return app
 
 
@@ -58,6 +58,7 @@ if KIND:
     app = {
         "stock": lambda: stock(safe=False),
         "stock-safe": lambda: stock(safe=True),
+        "stock-results": lambda: stock(safe=True, results=True),
         "leases": leases,
         "offload": offload,
     }[KIND]()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
-FINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 PREFIX = "offload:"
 FAST = {
     "OFFLOAD_LEASE_SECONDS": "1.5",
@@ -70,7 +69,7 @@ class Offload(Stack):
                 task = self.task(client, task_id)
             except (httpx.HTTPError, AssertionError):
                 return None
-            return task if task["state"] in FINAL else None
+            return task if task["state"] in records.TERMINAL else None
 
         try:
             return until(ended, f"the end of {task_id}", seconds=seconds)

@@ -23,7 +23,7 @@ def test_a_photo_goes_through_s3(offload, s3):
         "OFFLOAD_S3_ENDPOINT": s3.endpoint,
         "OFFLOAD_S3_ACCESS_KEY_ID": s3.access_key,
         "OFFLOAD_S3_SECRET_ACCESS_KEY": s3.secret_key,
-        "OFFLOAD_BLOB_TIMEOUT_SECONDS": "3",
+        "OFFLOAD_BLOB_TIMEOUT_SECONDS": "10",
     }
     offload.start_all()
     client = offload.client()

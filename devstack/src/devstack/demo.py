@@ -19,6 +19,7 @@ from rich.tree import Tree
 
 from devstack.stack import Stack
 from devstack.waiting import until
+from offload_runtime.records import TERMINAL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from devstack.otlp_receiver import Span
 
-FINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 MARKS = {"SUCCESS": "[green]✓[/]", "FAILURE": "[red]✗[/]", "STARTED": "[yellow]▶[/]", "RETRY": "[yellow]↻[/]"}
 EXIF_ORIENTATION, EXIF_GPS = 0x0112, 0x8825
 TRACE_SPANS = 7
@@ -43,7 +43,7 @@ class Job:
     @property
     def is_final(self) -> bool:
         """Whether it has ended."""
-        return self.task["state"] in FINAL
+        return self.task["state"] in TERMINAL
 
 
 class Demo:

@@ -93,11 +93,6 @@ class Holder:
             self._client = redis.Redis(connection_pool=pool)
         return self._client
 
-    @property
-    def held(self) -> int:
-        """How many leases are held, those whose settlement is still due included."""
-        return len(self._in_flight)
-
     def add_consumer(self) -> None:
         """Begin to sweep: somebody takes messages from now on."""
         self._consumers += 1

@@ -11,9 +11,10 @@ from redis.exceptions import NoScriptError
 from celery_leases.publish import PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA, source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import redis
+    import redis.asyncio
 
 Argument = str | bytes | int | float
 
@@ -32,13 +33,22 @@ class Script:
 
     def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
         """Run the script; a Redis that has forgotten it (restarted, flushed) is given its text."""
+        run: Callable[..., Any] = client.execute_command
         try:
-            return client.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call] # redis-py
+            return run(*self.command(keys, arguments))
         except NoScriptError:
-            return client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call] # redis-py
+            return run(*self.command(keys, arguments, whole=True))
 
-    def command(self, keys: Sequence[str], arguments: Sequence[Argument], *, whole: bool) -> list[Argument]:
-        """Return the command for a connection that is polled: by digest, or `whole` after a NOSCRIPT."""
+    async def run_async(self, client: redis.asyncio.Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
+        """Run the script on an asynchronous client, in one round trip unless Redis has forgotten it."""
+        run: Callable[..., Any] = client.execute_command
+        try:
+            return await run(*self.command(keys, arguments))
+        except NoScriptError:
+            return await run(*self.command(keys, arguments, whole=True))
+
+    def command(self, keys: Sequence[str], arguments: Sequence[Argument], *, whole: bool = False) -> list[Argument]:
+        """Return the command that runs the script: by digest, or `whole` after a NOSCRIPT."""
         how: list[Argument] = ["EVAL", self.text] if whole else ["EVALSHA", self.digest]
         return [*how, len(keys), *keys, *arguments]
 

@@ -29,6 +29,19 @@ class MailPolicy(StrEnum):
     AT_MOST_ONCE = "at-most-once"  # give up, and say that it is not known
 
 
+def check_one_way(template: Template | None, subject: str | None, text: str | None) -> None:
+    """Refuse a mail that is neither of a template nor of a subject and a text, or both.
+
+    Raises:
+        ValueError: saying what is wrong.
+
+    """
+    if (template is None) == (text is None):
+        raise ValueError("give either template or text")
+    if text is not None and subject is None:
+        raise ValueError("text needs a subject")
+
+
 class SendMail(Message):
     """Send one mail: from a template and its context, or from a subject and a text."""
 
@@ -41,10 +54,7 @@ class SendMail(Message):
 
     @model_validator(mode="after")
     def _one_way(self) -> SendMail:
-        if (self.template is None) == (self.text is None):
-            raise ValueError("give either template or text")
-        if self.text is not None and self.subject is None:
-            raise ValueError("text needs a subject")
+        check_one_way(self.template, self.subject, self.text)
         return self
 
 

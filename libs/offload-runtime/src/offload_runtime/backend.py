@@ -25,6 +25,7 @@ from offload_runtime.redis_client import connect, patiently
 if TYPE_CHECKING:
     import redis
 
+    from celery_leases.scripts import Argument
     from offload_runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class RecordBackend(BaseBackend):
             f"read {step.task_id}",
             give_up=worker.is_stopping,
         )
-        notice: list[records.Argument] = []
+        notice: list[Argument] = []
         if state == "FAILURE" and record is not None and step.number <= len(record.steps):
             name = record.steps[step.number - 1].name
             contract = by_name(name)
@@ -208,7 +209,7 @@ class RecordBackend(BaseBackend):
         keep_ms = self.settings.dead_letter_retention_seconds * 1000
         self.fail(str(celery_id), error, attempt, last, keep_ms=keep_ms)
 
-    def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> list[records.Argument]:
+    def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> list[Argument]:
         assert record.notify  # noqa: S101 -- only asked for when it is set
         task_id = keys.failure_notice(record.task_id)
         message = NotifyFailure(

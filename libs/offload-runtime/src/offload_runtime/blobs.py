@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 UPLOADS = "uploads/"
 OUTPUTS = "outputs/"
 
-# S3's parts are 5 MiB at least; an upload of our limit fits into four. On a disk parts of a mebibyte are written while the
-# next one comes, in memory that is used again: half the system time of one large write (measured with 3 MB).
+# S3's parts are 5 MiB at least; an upload of our limit fits into four. On a disk parts of a mebibyte are written while
+# the next one comes, in memory that is used again: half the system time of one large write (measured with 3 MB).
 S3_PART_BYTES = 5 * 1024 * 1024
 FILE_PART_BYTES = 1024 * 1024
 

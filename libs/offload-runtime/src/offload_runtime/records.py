@@ -5,15 +5,13 @@ A script is a value (`Call`) that either kind of client runs: the gateway's asyn
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError
-
 from celery_leases.publish import PUBLISH_LUA, WITHDRAW_LUA
+from celery_leases.scripts import Argument, Script
 from offload_runtime import keys
 
 if TYPE_CHECKING:
@@ -26,28 +24,9 @@ if TYPE_CHECKING:
 
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
-Argument = str | bytes | int | float
-
 
 def _lua(name: str) -> str:
     return (resources.files("offload_runtime") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """One Lua script over records."""
-
-    text: str
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Compute the digest that Redis knows the script by."""
-        digest = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "digest", digest)
-
-    def __call__(self, *arguments: Argument) -> Call:
-        """Return the script with its arguments."""
-        return Call(self, arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +37,37 @@ class Call:
     arguments: tuple[Argument, ...]
 
     def run(self, client: redis.Redis) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
-        """Run it; a Redis that has forgotten the script is given its text."""
-        try:
-            return client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
-        except NoScriptError:
-            return client.execute_command("EVAL", self.script.text, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
+        """Run it."""
+        return self.script(client, (), self.arguments)
 
     async def run_async(self, client: redis.asyncio.Redis) -> Any:  # noqa: ANN401 -- the same
-        """Run it in one round trip; a Redis that has forgotten the script is given its text."""
-        try:
-            return await client.execute_command("EVALSHA", self.script.digest, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
-        except NoScriptError:
-            return await client.execute_command("EVAL", self.script.text, 0, *self.arguments)  # type: ignore[no-untyped-call] # redis-py
+        """Run it on an asynchronous client."""
+        return await self.script.run_async(client, (), self.arguments)
+
+    def command(self) -> list[Argument]:
+        """Return the command that runs it by the script's digest."""
+        return self.script.command((), self.arguments)
+
+
+class RecordScript:
+    """A script over records; called with its arguments it gives a `Call`."""
+
+    def __init__(self, text: str) -> None:
+        """Take the script's text, all that it needs before it included."""
+        self._script = Script(text)
+
+    def __call__(self, *arguments: Argument) -> Call:
+        """Return the script with its arguments."""
+        return Call(self._script, arguments)
 
 
 RECORDS_LUA = _lua("records")
-ACCEPT = Script(RECORDS_LUA + PUBLISH_LUA + _lua("accept"))
-START = Script(RECORDS_LUA + _lua("start"))
-FINISH = Script(RECORDS_LUA + PUBLISH_LUA + _lua("finish"))
-RETRY = Script(RECORDS_LUA + _lua("retry"))
-PROGRESS = Script(RECORDS_LUA + _lua("progress"))
-CANCEL = Script(RECORDS_LUA + WITHDRAW_LUA + _lua("cancel"))
+ACCEPT = RecordScript(RECORDS_LUA + PUBLISH_LUA + _lua("accept"))
+START = RecordScript(RECORDS_LUA + _lua("start"))
+FINISH = RecordScript(RECORDS_LUA + PUBLISH_LUA + _lua("finish"))
+RETRY = RecordScript(RECORDS_LUA + _lua("retry"))
+PROGRESS = RecordScript(RECORDS_LUA + _lua("progress"))
+CANCEL = RecordScript(RECORDS_LUA + WITHDRAW_LUA + _lua("cancel"))
 
 
 @dataclass(frozen=True, slots=True)

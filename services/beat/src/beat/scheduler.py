@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 OWNER = "beat"
 TICK_SECONDS = 1.0
 
-_SLOT = records.Script(
+_SLOT = records.RecordScript(
     records.RECORDS_LUA + PUBLISH_LUA + (resources.files("beat") / "lua" / "slot.lua").read_text(encoding="utf-8")
 )
 

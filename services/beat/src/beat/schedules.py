@@ -37,10 +37,6 @@ class Every:
         """Return the newest slot up to now."""
         return datetime.fromtimestamp(now.timestamp() // self.seconds * self.seconds, UTC)
 
-    def following(self, now: datetime) -> datetime:
-        """Return the first slot after now."""
-        return datetime.fromtimestamp((now.timestamp() // self.seconds + 1) * self.seconds, UTC)
-
 
 @dataclass(frozen=True, slots=True)
 class Cron:
@@ -70,10 +66,6 @@ class Cron:
                 break
             newest = slot
         return newest
-
-    def following(self, now: datetime) -> datetime:
-        """Return the first slot after now."""
-        return next(slot for slot in self._slots(now) if slot > now)
 
     def _slots(self, after: datetime) -> Iterator[datetime]:
         for slot in CronSim(self.expression, after.astimezone(self.zone)):

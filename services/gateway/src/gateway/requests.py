@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from offload_contracts import Address, Fit, ImageFormat, MailPolicy, Template
 from offload_contracts.images import Side
-from offload_contracts.mails import Recipients
+from offload_contracts.mails import Recipients, check_one_way
 from offload_contracts.reports import MAX_ROWS
 
 # The longest delay: 30 days.
@@ -62,10 +62,7 @@ class EmailRequest(_Request):
 
     @model_validator(mode="after")
     def _one_way(self) -> EmailRequest:
-        if (self.template is None) == (self.text is None):
-            raise ValueError("give either template or text")
-        if self.text is not None and self.subject is None:
-            raise ValueError("text needs a subject")
+        check_one_way(self.template, self.subject, self.text)
         return self
 
 

@@ -14,6 +14,7 @@ from celery_leases import admin
 from offload_contracts import Queue
 from offload_runtime import blobs, keys
 from offload_runtime.errors import StepError
+from offload_runtime.records import TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,8 +107,8 @@ def _record_key(settings: MailWorkerSettings, blob_key: str) -> str:
 
 def _has_open_record(settings: MailWorkerSettings, client: redis.Redis, blob_key: str) -> bool:
     """Return whether the blob's task is still under way: a later step may want to read it."""
-    state = client.hget(_record_key(settings, blob_key), "state")
-    return state is not None and state not in {b"SUCCESS", b"FAILURE", b"REVOKED"}
+    state: Any = client.hget(_record_key(settings, blob_key), "state")
+    return state is not None and state.decode() not in TERMINAL
 
 
 def _expire_forgotten(settings: MailWorkerSettings, client: redis.Redis) -> int:
