@@ -69,13 +69,32 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
     assert cluster.noted("done") == dict.fromkeys(names, 1)
 
 
+def test_a_cold_shutdown_hands_back_at_once_and_blames_nobody(cluster):
+    cluster.options["lease_seconds"] = 60
+    worker = cluster.worker("-c", "1")
+    result = signature(cluster.app(), "step", "a", 4).apply_async()
+    until(lambda: cluster.noted("start"), "the task to start")
+    wait_for_active(cluster)
+    worker.send(signal.SIGQUIT)
+    until(lambda: worker.exit_code is not None, "the worker to end")
+    # Handed back, not counted, far from the lease's end.
+    history = cluster.server.client().hget(keys.key(PREFIX, "work", keys.HISTORY), f"{result.id}:0:0")
+    assert history.split()[:3] == [b"1", b"0", b"0"]
+    cluster.worker("-c", "1")
+    assert result.get(timeout=30) == "a."
+
+
+def wait_for_active(cluster) -> None:
+    """Wait until the parent knows of the run: a child killed before that is nobody's delivery."""
+    inspect = cluster.app().control.inspect(timeout=5, limit=1)
+    until(lambda: any((inspect.active() or {"w1@test": []})["w1@test"]), "the parent to know of it")
+
+
 def test_a_killed_pool_child_is_followed_by_the_next_delivery(cluster):
     worker = cluster.worker("-c", "1")
     result = signature(cluster.app(), "step", "a", 2).apply_async()
     until(lambda: cluster.noted("start"), "the task to start")
-    inspect = cluster.app().control.inspect(timeout=5, limit=1)
-    # A child killed before its parent knows that it has begun is nobody's delivery.
-    until(lambda: any((inspect.active() or {"w1@test": []})["w1@test"]), "the parent to know of it")
+    wait_for_active(cluster)
     child = int(cluster.ledger.read_text().split()[2])
     import os
 

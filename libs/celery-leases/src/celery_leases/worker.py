@@ -50,7 +50,8 @@ def knows(task_name: str) -> bool:
 
 def is_stopping() -> bool:
     """Return whether the worker has begun to stop."""
-    return state.should_stop not in {None, False} or state.should_terminate not in {None, False}
+    # An exit code, of which 0 is the usual one: only None and False mean that it goes on.
+    return any(code is not None and code is not False for code in (state.should_stop, state.should_terminate))
 
 
 def goes_on() -> bool:
