@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        # Nothing here looks at the client's address or scheme: what a proxy says of them need not be read.
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
 
