@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-import time
+import threading
 from pathlib import Path
 
 from devstack import settings_reference
@@ -16,6 +16,7 @@ from devstack.stack import Stack
 from devstack.waiting import until
 
 FOLDER = Path("var").absolute()
+interrupted = threading.Event()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,19 +29,28 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("settings", help="print docs/reference/settings.md")
     command = parser.parse_args(arguments).command
     # SIGTERM stops like Ctrl-C: nothing is left running.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    code = 0
+    with contextlib.suppress(KeyboardInterrupt):
         if command == "demo":
-            return Demo(FOLDER / "demo").run()
-        if command == "up":
-            return up(FOLDER / "up")
-        if command == "down":
-            return down(FOLDER / "up")
-        print(settings_reference.render(), end="")
-    except KeyboardInterrupt:
+            code = Demo(FOLDER / "demo").run()
+        elif command == "up":
+            code = up(FOLDER / "up")
+        elif command == "down":
+            code = down(FOLDER / "up")
+        else:
+            print(settings_reference.render(), end="")
+    if interrupted.is_set():
         print("\nstopped", file=sys.stderr)
         return 130
-    return 0
+    return code
+
+
+def _interrupt(*_: object) -> None:
+    # Python swallows an exception that falls into a callback or a finalizer: the event says it all the same.
+    interrupted.set()
+    raise KeyboardInterrupt
 
 
 def up(folder: Path) -> int:
@@ -59,7 +69,8 @@ def up(folder: Path) -> int:
             print(f"logs      {folder}/*.log")
             print("Ctrl-C or `make down` stops everything.", flush=True)
             while all(process.exit_code is None for process in stack.processes):
-                time.sleep(0.5)
+                if interrupted.wait(0.5):
+                    return 130
             ended = [process.name for process in stack.processes if process.exit_code is not None]
             print(f"ended by itself: {', '.join(ended)}; see {folder}/*.log", file=sys.stderr)
             return 1

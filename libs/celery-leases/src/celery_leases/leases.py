@@ -1,8 +1,8 @@
 """The leases that this process holds.
 
 Leases belong to the process, not to a channel: Celery makes a new channel on each reconnect, while the tasks go on.
-One `Holder` per process and broker has the owner's name, what is in flight, and a thread with a connection of its own
-that renews the leases, settles again what could not be settled, and sweeps.
+One `Holder` per process and broker has the owner's name, what is in flight, and two threads with connections of their
+own: one renews the leases and settles again what could not be settled, the other one sweeps.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Holder:
         self._on_lost: dict[str, Callable[[], object]] = {}
         self._consumers = 0
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._threads: dict[str, threading.Thread] = {}
         self._last_tick = time.monotonic()
         # When this process last asked for a message; None before the first time.
         self.polled_at: float | None = None
@@ -201,19 +201,22 @@ class Holder:
             self._doubtful.pop(delivery_tag, None)
 
     def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
-            self._thread.start()
+        for name, work in (("leases", self._keep), ("sweep", self._sweep)):
+            thread = self._threads.get(name)
+            if thread is None or not thread.is_alive():
+                self._threads[name] = threading.Thread(target=work, name=name, daemon=True)
+                self._threads[name].start()
+
+    @property
+    def _is_needed(self) -> bool:
+        """Whether somebody takes messages, or something is held."""
+        return bool(self._consumers or self._in_flight)
 
     def _keep(self) -> None:
-        """Renew, settle and sweep until there is nothing to do any more. Runs in the thread."""
-        options = self.options
-        renewal_seconds = options.lease_seconds / 3
-        renewed_at = swept_at = float("-inf")
-        sweep_from = float("-inf")
-        pause = min(options.sweep_interval_seconds, renewal_seconds)
-        sweeper = Sweeper(self.client, options)
-        while self._consumers or self._in_flight:
+        """Renew what is held and settle what could not be settled. Runs in a thread of its own."""
+        renewal_seconds = self.options.lease_seconds / 3
+        renewed_at = float("-inf")
+        while self._is_needed:
             now = time.monotonic()
             try:
                 if now - renewed_at >= renewal_seconds:
@@ -221,15 +224,33 @@ class Holder:
                     renewed_at = now
                 self._settle_late()
                 self._decide_doubts(now)
-                if now - swept_at >= options.sweep_interval_seconds and now >= sweep_from:
+            except (RedisError, OSError) as error:
+                logger.warning("leases cannot be renewed now: %r", error)
+            except Exception:
+                logger.exception("leases could not be renewed, for a reason that was not foreseen")
+            time.sleep(min(renewal_seconds, 1.0))
+
+    def _sweep(self) -> None:
+        """Sweep. Runs in a thread of its own: a dead letter's handler may take its time, and renewals must not."""
+        options = self.options
+        sweeper = Sweeper(self.client, options)
+        is_away = False
+        while self._is_needed:
+            pause = options.sweep_interval_seconds
+            try:
+                if is_away:
+                    self.client.ping()
+                    # After an outage every lease looks expired. Their owners may renew first.
+                    is_away, pause = False, options.lease_seconds
+                else:
                     swept = sweeper.sweep()
                     counters["reclaimed"] += swept.reclaimed
                     counters["buried"] += swept.buried
-                    swept_at = now
             except (RedisError, OSError) as error:
-                logger.warning("leases cannot be renewed now: %r", error)
-                # After an outage every lease looks expired. Their owners may renew first.
-                sweep_from = time.monotonic() + options.lease_seconds
+                logger.info("cannot sweep now: %r", error)
+                is_away = True
+            except Exception:
+                logger.exception("could not sweep, for a reason that was not foreseen")
             time.sleep(pause)
 
     def _renew(self) -> None:
@@ -252,6 +273,8 @@ class Holder:
             if self._in_flight.pop(lease.delivery_tag, None) is None:
                 return  # it was settled while the renewal was on its way
             self._endings.pop(lease.delivery_tag, None)
+            self._abandoned.discard(lease.delivery_tag)
+            self._doubtful.pop(lease.delivery_tag, None)
         counters["lost"] += 1
         logger.warning("lost: the lease of delivery %d of %s has ended", lease.delivery, lease.tag)
         self._lost.append(lease.delivery_tag)

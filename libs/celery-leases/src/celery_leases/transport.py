@@ -18,7 +18,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual import Empty
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from celery_leases import keys, leases, scripts, worker
 from celery_leases.leases import Holder, Lease, holder_for
@@ -88,7 +88,11 @@ class LeaseChannel:
             _due_ms(headers.get("eta")),
             self.priority(self._get_message_priority(message)),
         ]
-        scripts.PUBLISH(self._plain_client, [], arguments)
+        try:
+            scripts.PUBLISH(self._plain_client, [], arguments)
+        except (OutOfMemoryError, ReadOnlyError) as error:
+            # Full, or a replica for the moment: waiting helps, as it does with a lost connection.
+            raise redis.ConnectionError(str(error)) from error
 
     # -- taking
 
@@ -154,9 +158,12 @@ class LeaseChannel:
         except NoScriptError:
             self._forgotten = True
             raise Empty from None
+        except ResponseError as error:
+            # Such as READONLY after a failover: the worker connects again, rather than end.
+            self._drop_polling()
+            raise redis.ConnectionError(str(error)) from error
         except self.connection_errors:
-            self.client.connection.disconnect()
-            self._found_nothing = False
+            self._drop_polling()
             raise
         finally:
             self._in_poll = None
@@ -176,6 +183,10 @@ class LeaseChannel:
         self._queue_cycle.rotate(queue)
         self.connection._deliver(payload, queue)  # noqa: SLF001 -- as kombu's own channels do
         return True
+
+    def _drop_polling(self) -> None:
+        self.client.connection.disconnect()
+        self._found_nothing = False
 
     def _accept(
         self, queues: Sequence[str], reply: Sequence[Any], no_ack: Sequence[bool]
