@@ -82,10 +82,10 @@ class Mailer:
             if outcome == "again":
                 _count("mail.sent_again", policy)
                 logger.warning("sending again with the same Message-ID: the outcome of an earlier attempt is not known")
-            if outcome in {"sent", "newer"} or time.monotonic() - asked_at > fresh_seconds:
+            if outcome in {"sent", "newer"}:
                 return False
             claimed.extend(positions)
-            return True
+            return time.monotonic() - asked_at < fresh_seconds
 
         try:
             sent = self.sender.send(mail, self.settings.mail_from, [address for _, address in to], claim)

@@ -111,11 +111,10 @@ class Sender:
         if not accepted:
             smtp.rset()
             return Sent((), refused, tuple(deferred))
+        if not claim(accepted):
+            raise TemporaryError("mail.claim_lost", "another worker sends this mail, or this one waited too long")
         code, reply = smtp.docmd("DATA")
         _expect(code, reply, "DATA", 354)
-        if not claim(accepted):
-            # Nothing but closing the connection takes DATA back.
-            raise TemporaryError("mail.claim_lost", "another worker sends this mail")
         smtp.send(_quoted(mail))
         if smtp.sock is not None:
             smtp.sock.settimeout(self._settings.smtp_data_timeout_seconds)
