@@ -7,6 +7,9 @@ own: one renews the leases and settles again what could not be settled, the othe
 
 from __future__ import annotations
 
+# Imported late by the socket module, in our threads, for a host's name: a pool's child that is forked at that moment
+# would wait for ever for the import's lock.
+import encodings.idna  # noqa: F401
 import logging
 import os
 import secrets

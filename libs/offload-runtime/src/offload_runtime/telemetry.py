@@ -6,6 +6,10 @@ time: a collector that is away or silent must not hold a worker.
 
 from __future__ import annotations
 
+# Both are imported late by those who use them, in our exporter's thread. A pool's child that is forked at that moment
+# would wait for ever for the import's lock, and lose its spans: so they are imported before anything is forked.
+import encodings.idna  # noqa: F401
+import netrc  # noqa: F401
 import os
 import threading
 from dataclasses import dataclass
