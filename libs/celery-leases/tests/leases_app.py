@@ -18,8 +18,6 @@ app.conf.update(celery_leases.SETTINGS)
 app.conf.update(
     broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
     task_default_queue="work",
-    # What a stopping worker hands back may have been finished by its child: Celery looks before it runs it again.
-    worker_deduplicate_successful_tasks=True,
     worker_enable_remote_control=os.environ.get("REMOTE_CONTROL", "1") == "1",
 )
 LEDGER = Path(os.environ["LEDGER"])
@@ -37,7 +35,7 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-@app.task
+@app.task(ignore_result=True)
 def effect(key: str, seconds: float = 0.0) -> None:
     note("start", key)
     time.sleep(seconds)
