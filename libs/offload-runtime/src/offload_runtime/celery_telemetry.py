@@ -20,8 +20,6 @@ from offload_runtime.messages import PUBLISHED_AT
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-SYSTEM = "celery"
-
 _parent: telemetry.Telemetry | None = None
 
 
@@ -35,9 +33,8 @@ class _Instrumentor(CeleryInstrumentor):
         headers: dict[str, Any] = kwargs["headers"]
         headers.setdefault(PUBLISHED_AT, time.time())
         name, queue = kwargs["sender"], kwargs["routing_key"]
-        span = self._tracer.start_span(
-            f"apply_async/{name}", kind=SpanKind.PRODUCER, attributes=publish_attributes(name, queue, headers["id"])
-        )
+        attributes = telemetry.publish_attributes(name, queue, headers["id"])
+        span = self._tracer.start_span(f"apply_async/{name}", kind=SpanKind.PRODUCER, attributes=attributes)
         activation = trace.use_span(span, end_on_exit=True)
         activation.__enter__()
         self.publishing[headers["id"]] = activation
@@ -47,19 +44,6 @@ class _Instrumentor(CeleryInstrumentor):
         activation = self.publishing.pop(kwargs["headers"]["id"], None)
         if activation is not None:
             activation.__exit__(None, None, None)
-
-
-def publish_attributes(task: str, queue: str, message_id: str) -> dict[str, str]:
-    """Return the attributes of a publishing span, by the current conventions and by those of the instrumentation."""
-    return {
-        "celery.action": "apply_async",
-        "celery.task_name": task,
-        "messaging.system": SYSTEM,
-        "messaging.operation.name": "send",
-        "messaging.operation.type": "send",
-        "messaging.destination.name": queue,
-        "messaging.message.id": message_id,
-    }
 
 
 def instrument(service: str, pool: str) -> None:
@@ -133,7 +117,7 @@ def run_attributes(task: str, queue: str, request: Any) -> dict[str, Any]:  # no
     """Return the attributes of a running span by the current conventions, with the real worker's name."""
     attributes = {
         "celery.task_name": task,
-        "messaging.system": SYSTEM,
+        "messaging.system": telemetry.SYSTEM,
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": queue,

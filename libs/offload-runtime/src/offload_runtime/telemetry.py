@@ -37,6 +37,10 @@ PARENT_SECONDS = 5.0
 QUEUE_WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 
+# What the messaging conventions call the system.
+SYSTEM = "celery"
+
+
 def is_enabled() -> bool:
     """Return whether spans go anywhere."""
     configured = "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ or "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in os.environ
@@ -128,3 +132,16 @@ def trace_id_of(headers: Mapping[str, str]) -> str:
     """Return the trace id of message headers, or the empty string."""
     parts = headers.get("traceparent", "").split("-")
     return parts[1] if len(parts) > 1 else ""
+
+
+def publish_attributes(task: str, queue: str, message_id: str) -> dict[str, str]:
+    """Return the attributes of a publishing span, by the current conventions and by those of the instrumentation."""
+    return {
+        "celery.action": "apply_async",
+        "celery.task_name": task,
+        "messaging.system": SYSTEM,
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": queue,
+        "messaging.message.id": message_id,
+    }

@@ -17,7 +17,6 @@ from celery_leases.options import Options
 from celery_leases.publish import PUBLISH_LUA
 from celery_leases.sweep import Sweeper
 from offload_runtime import keys, liveness, messages, records, telemetry
-from offload_runtime.celery_telemetry import publish_attributes
 from offload_runtime.messages import PUBLISHED_AT
 from offload_runtime.redis_client import connect
 
@@ -105,7 +104,7 @@ class SlotScheduler(Scheduler):
     def _publish(self, schedule: Schedule, slot: datetime) -> str:
         task_id, step, settings = schedule.task_id(slot), schedule.step, self._settings
         tracer = trace.get_tracer("offload")
-        attributes = publish_attributes(step.name, step.queue, task_id)
+        attributes = telemetry.publish_attributes(step.name, step.queue, task_id)
         with tracer.start_as_current_span(f"apply_async/{step.name}", kind=SpanKind.PRODUCER, attributes=attributes):
             headers = telemetry.trace_headers()
             envelope = messages.envelope(task_id, [step], {**headers, PUBLISHED_AT: time.time()}, origin=OWNER)

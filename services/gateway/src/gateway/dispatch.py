@@ -131,14 +131,7 @@ class Dispatcher:
 
         """
         first = steps[0]
-        attributes = {
-            "celery.task_name": first.name,
-            "messaging.system": "celery",
-            "messaging.operation.name": "send",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": first.queue,
-            "messaging.message.id": task_id,
-        }
+        attributes = telemetry.publish_attributes(first.name, first.queue, task_id)
         with self._tracer.start_as_current_span(
             f"apply_async/{first.name}", kind=SpanKind.PRODUCER, attributes=attributes
         ):
