@@ -7,6 +7,8 @@ own: one renews the leases and settles again what could not be settled, the othe
 
 from __future__ import annotations
 
+import contextlib
+
 # Imported late by the socket module, in our threads, for a host's name: a pool's child that is forked at that moment
 # would wait for ever for the import's lock.
 import encodings.idna  # noqa: F401
@@ -147,9 +149,14 @@ class Holder:
         self._hand_back(delivery_tag, "bury", reason)
 
     def give_back(self, *, spare: Collection[str] = ()) -> None:
-        """Hand back all that is held, but those in `spare`; nobody is blamed. For a process that is about to end."""
+        """Hand back all that is held, but those in `spare`; nobody is blamed. For a process that is about to end.
+
+        What is done already, and could not be settled so far, is settled rather than done again.
+        """
+        with contextlib.suppress(RedisError, OSError):
+            self._settle_late()
         for delivery_tag in list(self._in_flight):
-            if delivery_tag not in spare:
+            if delivery_tag not in spare and delivery_tag not in self._endings:
                 self.requeue(delivery_tag)
 
     def refuse(self, lease: Lease) -> None:

@@ -48,7 +48,7 @@ class RecordBackend(BaseBackend):
     @property
     def client(self) -> redis.Redis:
         """This process's client: a pool's child never shares its parent's connection."""
-        return self._clients.setdefault(os.getpid(), connect(self.settings.redis_url))
+        return self._clients.setdefault(os.getpid(), connect(self.settings))
 
     def run(self, call: records.Call, what: str) -> str:
         """Run a script, waiting for Redis; returns its answer.

@@ -11,14 +11,14 @@ from celery.app import amqp
 
 from celery_leases import SETTINGS as LEASE_SETTINGS
 from offload_contracts import ALL, Queue
-from offload_runtime import liveness
+from offload_runtime import drain, liveness, redis_client
 from offload_runtime.messages import HIDDEN
 from offload_runtime.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from offload_runtime.settings import Settings, WorkerSettings
+    from offload_runtime.settings import FleetSettings, Settings, WorkerSettings
 
 # Kept as they are, or the promises do not hold: see docs/explanation/reliability.md.
 REQUIRED = {name: value for name, value in LEASE_SETTINGS.items() if name != "task_publish_retry_policy"} | {
@@ -90,10 +90,15 @@ def create_app(
         "socket_keepalive": True,
         "health_check_interval": 10,
     }
+    required = dict(REQUIRED)
+    if redis_client.is_sentinel(settings):
+        required["broker_transport"] = "celery_leases:SentinelTransport"
+        options["master_name"] = settings.redis_sentinel_master
+        options["sentinel_kwargs"] = redis_client.sentinel_options(settings, redis_client.SOCKET_TIMEOUT_SECONDS)
     app.conf.update(LEASE_SETTINGS)
-    app.conf.update(REQUIRED)
+    app.conf.update(required)
     app.conf.update(
-        broker_url=settings.redis_url,
+        broker_url=redis_client.broker_url(settings),
         result_backend="offload_runtime.backend:RecordBackend",
         result_expires=settings.result_expires_seconds,
         task_create_missing_queues=False,
@@ -123,27 +128,44 @@ def create_app(
         )
         app.steps["consumer"].add(liveness.LivenessStep)
         Connection.liveness_file = worker.liveness_file
-    signals.celeryd_init.connect(_refuse_overrides, weak=False)
+    signals.celeryd_init.connect(partial(_refuse_overrides, required=required), weak=False)
     app.set_default()
     return app
 
 
-def _refuse_overrides(conf: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's settings
+def _refuse_overrides(conf: Any, required: Mapping[str, object] = REQUIRED, **_: object) -> None:  # noqa: ANN401 -- Celery's settings
     """Refuse to start with a setting that would break a promise."""
-    for name, value in REQUIRED.items():
+    for name, value in required.items():
         if conf[name] != value:
             message = f"{name} must be {value!r} for Offload's promises to hold, not {conf[name]!r}"
             raise SettingsError(message)
 
 
-def run_worker(app: OffloadApp, queues: Sequence[Queue], pool: str, concurrency: int, arguments: Sequence[str]) -> None:
+def run_worker(
+    app: OffloadApp,
+    fleet: FleetSettings,
+    queues: Sequence[Queue],
+    pool: str,
+    concurrency: int,
+    arguments: Sequence[str],
+) -> None:
     """Run the application's worker until it is told to stop. `arguments` go to ``celery worker`` after ours.
 
-    Gossip, mingle and heartbeats are off: their chatter grows with the square of the pods, and nothing here needs it.
+    `queues` are all that the service can serve, of which the fleet's settings may name some. Gossip, mingle and
+    heartbeats are off: their chatter grows with the square of the pods, and nothing here needs it.
+
+    Raises:
+        SettingsError: when the fleet's settings name a queue of another service.
+
     """
+    foreign = set(fleet.queues) - set(queues)
+    if foreign:
+        message = f"OFFLOAD_QUEUES: {app.main} serves {', '.join(queues)}, not {', '.join(sorted(foreign))}"
+        raise SettingsError(message)
+    drain.install(fleet.drain_seconds)
     app.worker_main(
         [
-            "worker", "--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(queues),
+            "worker", "--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(fleet.queues or queues),
             "--loglevel", app.settings.log_level, "--without-gossip", "--without-mingle", "--without-heartbeat",
             *arguments,
         ]

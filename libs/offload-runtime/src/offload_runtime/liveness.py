@@ -1,7 +1,8 @@
-"""The liveness stamp: a file whose time says that the consumer's loop does its work.
+"""The stamps that probes look at: files whose times say that the consumer's loop does its work.
 
-It is stamped once a second while the worker consumes, is full, or tries to connect again. It grows old when the loop
-stands still, or turns without asking for messages. It stays fresh while Redis is away: a restart would not help.
+Liveness is stamped once a second while the worker consumes, is full, or tries to connect again. It grows old when the
+loop stands still, or turns without asking for messages. It stays fresh while Redis is away: a restart would not help.
+Readiness is stamped only while work is taken, and is removed when that ends.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ class LivenessStep(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
         """Find out where to stamp."""
         super().__init__(consumer, **kwargs)
-        self._path: str | None = consumer.app.settings.liveness_file
+        settings = consumer.app.settings
+        self._path: str | None = settings.liveness_file
+        self._ready_path: str | None = settings.readiness_file
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's signature
         """Begin to stamp; called again after each reconnect."""
         if self._path is not None:
             stamp(self._path)
+        if self._path is not None or self._ready_path is not None:
             self._timer = consumer.timer.call_repeatedly(1.0, self._beat, (consumer,), priority=10)
 
     def stop(self, consumer: Any) -> None:  # noqa: ANN401, ARG002 -- Celery's signature
@@ -46,9 +50,13 @@ class LivenessStep(bootsteps.StartStopStep):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._ready_path is not None:
+            Path(self._ready_path).unlink(missing_ok=True)
 
     def _beat(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer
         full = len(state.reserved_requests) >= consumer.pool.num_processes
         polled = max((holder.polled_at or 0.0 for holder in leases.holders()), default=0.0)
-        if self._path is not None and (full or time.monotonic() - polled < POLL_LIMIT_SECONDS):
-            stamp(self._path)
+        if full or time.monotonic() - polled < POLL_LIMIT_SECONDS:
+            for path in (self._path, self._ready_path):
+                if path is not None:
+                    stamp(path)

@@ -1,10 +1,11 @@
-"""Redis as our services use it: bounded in time, and waited for."""
+"""Redis as our services use it: found by URL or by Sentinel, bounded in time, and waited for."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -14,6 +15,10 @@ from redis.retry import Retry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from redis.asyncio import Redis as AsyncRedis
+
+    from offload_runtime.settings import Settings
+
 logger = logging.getLogger(__name__)
 
 # Redis is away, starting, full, or a replica for the moment: waiting helps, and nothing has been written.
@@ -21,16 +26,67 @@ AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadO
 
 SOCKET_TIMEOUT_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 1.0
+SENTINEL_PORT = 26379
 
 
-def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> redis.Redis:
+def connect(settings: Settings, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> redis.Redis:
     """Return a client that answers or fails within `timeout_seconds`, and repeats nothing by itself."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
+    options = _bounds(timeout_seconds) | {"retry": Retry(NoBackoff(), 0)}
+    if not is_sentinel(settings):
+        return redis.Redis.from_url(settings.redis_url, **options)
+    nodes, login = _sentinels(settings)
+    asked = sentinel_options(settings, timeout_seconds)
+    found = redis.Sentinel(nodes, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # redis-py has no type here
+    client: redis.Redis = found.master_for(settings.redis_sentinel_master, **login, **options)  # type: ignore[no-untyped-call]  # the same
+    return client
+
+
+def connect_async(settings: Settings, *, timeout_seconds: float) -> AsyncRedis:
+    """Return the same for asyncio."""
+    from redis import asyncio as redis_asyncio
+    from redis.asyncio.retry import Retry as AsyncRetry
+
+    options = _bounds(timeout_seconds) | {"retry": AsyncRetry(NoBackoff(), 0)}
+    if not is_sentinel(settings):
+        return redis_asyncio.Redis.from_url(settings.redis_url, **options)
+    nodes, login = _sentinels(settings)
+    asked = sentinel_options(settings, timeout_seconds)
+    found = redis_asyncio.Sentinel(nodes, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # the same
+    client: AsyncRedis = found.master_for(settings.redis_sentinel_master or "", **login, **options)
+    return client
+
+
+def is_sentinel(settings: Settings) -> bool:
+    """Return whether the primary is found by Sentinel."""
+    return settings.redis_url.startswith("sentinel:")
+
+
+def broker_url(settings: Settings) -> str:
+    """Return the URL as kombu wants it: with Sentinel, one for each of them."""
+    if not is_sentinel(settings):
+        return settings.redis_url
+    url = urlsplit(settings.redis_url)
+    login, _, nodes = url.netloc.rpartition("@")
+    return ";".join(f"sentinel://{login + '@' if login else ''}{node}{url.path}" for node in nodes.split(","))
+
+
+def sentinel_options(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
+    """Return how the Sentinels themselves are asked."""
+    password = settings.redis_sentinel_password
+    return _bounds(timeout_seconds) | ({"password": password.get_secret_value()} if password else {})
+
+
+def _bounds(timeout_seconds: float) -> dict[str, Any]:
+    return {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+
+
+def _sentinels(settings: Settings) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """Return the Sentinels' addresses, and the login and database of the primary."""
+    first, *others = broker_url(settings).split(";")
+    url = urlsplit(first)
+    nodes = [(part.hostname or "", part.port or SENTINEL_PORT) for part in map(urlsplit, [first, *others])]
+    login = {"username": unquote(url.username or "") or None, "password": unquote(url.password or "") or None}
+    return nodes, login | {"db": int(url.path.strip("/") or 0)}
 
 
 def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:

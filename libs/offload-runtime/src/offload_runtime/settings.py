@@ -6,11 +6,13 @@ start with the setting's name. There is no default for an address or a secret.
 
 from __future__ import annotations
 
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Self
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from offload_contracts import Queue
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -21,11 +23,11 @@ class SettingsError(ValueError):
 
 
 def _redis_url(url: str) -> str:
-    scheme = urlsplit(url.replace("sentinel://", "redis://", 1)).scheme
-    if "cluster" in url.split(":", 1)[0]:
+    scheme = url.split(":", 1)[0]
+    if "cluster" in scheme:
         raise ValueError("Redis Cluster is not supported: Celery's queues need one primary (see docs/explanation)")
-    if scheme not in {"redis", "rediss"}:
-        raise ValueError("must be a redis:// or rediss:// URL")
+    if scheme not in {"redis", "rediss", "sentinel"}:
+        raise ValueError("must be a redis://, rediss:// or sentinel:// URL")
     return url
 
 
@@ -36,8 +38,12 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         description="The Redis or Valkey that holds queues and records. One primary, AOF, `appendfsync always`, "
-        "`noeviction`."
+        "`noeviction`. With Sentinel: `sentinel://host:26379,host:26379/0`."
     )
+    redis_username: str | None = Field(default=None, description="The ACL user, where it is not in the URL.")
+    redis_password: SecretStr | None = Field(default=None, description="Its password, where it is not in the URL.")
+    redis_sentinel_master: str | None = Field(default=None, description="The name that Sentinel knows the primary by.")
+    redis_sentinel_password: SecretStr | None = Field(default=None, description="The Sentinels' own password.")
     key_prefix: str = Field(default="offload:", description="Set before every key, so that a database can be shared.")
     result_expires_seconds: Count = Field(
         default=3600, description="How long a record stays after its task has ended. Celery's `result_expires`."
@@ -46,6 +52,24 @@ class Settings(BaseSettings):
         default=1_209_600, description="How long a dead letter, its record and its input are kept: 14 days."
     )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least log level.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _put_credentials_into_the_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """One address for every client, though a deployment keeps its secret apart from it."""
+        password = values.get("redis_password")
+        if password is None or not isinstance(values.get("redis_url"), str):
+            return values
+        secret = password.get_secret_value() if isinstance(password, SecretStr) else str(password)
+        url = urlsplit(values["redis_url"])
+        login = f"{quote(values.get('redis_username') or '', safe='')}:{quote(secret, safe='')}"
+        return values | {"redis_url": urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}"))}
+
+    @model_validator(mode="after")
+    def _sentinel_needs_a_name(self) -> Self:
+        if self.redis_url.startswith("sentinel:") and not self.redis_sentinel_master:
+            raise SettingsError("OFFLOAD_REDIS_SENTINEL_MASTER must be set with a sentinel:// URL")
+        return self
 
     @property
     def broker_prefix(self) -> str:
@@ -114,7 +138,10 @@ class WorkerSettings(BaseSettings):
         default=0, description="A pool process is replaced after so many tasks; 0: never (prefork only)."
     )
     liveness_file: str | None = Field(
-        default=None, description="Stamped once a second while the worker consumes; for a liveness probe."
+        default=None, description="Stamped once a second while the loop lives, Redis or no Redis; for a liveness probe."
+    )
+    readiness_file: str | None = Field(
+        default=None, description="Stamped once a second while work is taken; for a readiness probe."
     )
 
     def model_post_init(self, context: object, /) -> None:
@@ -122,3 +149,23 @@ class WorkerSettings(BaseSettings):
         super().model_post_init(context)
         if self.soft_time_limit_seconds >= self.hard_time_limit_seconds:
             raise SettingsError("OFFLOAD_SOFT_TIME_LIMIT_SECONDS must be less than OFFLOAD_HARD_TIME_LIMIT_SECONDS")
+
+
+class FleetSettings(BaseSettings):
+    """What a fleet of workers consumes, and how it stops."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    queues: Annotated[tuple[Queue, ...], NoDecode] = Field(
+        default=(), description="The queues of this fleet, divided by spaces or commas. None: all of the service's."
+    )
+    drain_seconds: Seconds = Field(
+        default=420,
+        description="After SIGTERM, what runs may end within this; then it is handed back and the worker exits. "
+        "More than the hard time limit, less than the supervisor's grace.",
+    )
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value

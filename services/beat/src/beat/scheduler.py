@@ -44,7 +44,7 @@ class SlotScheduler(Scheduler):
         self.max_interval = TICK_SECONDS
         self._settings: BeatSettings = app.settings  # type: ignore[assignment]
         self._schedules = schedules
-        self._client = connect(app.settings.redis_url)
+        self._client = connect(app.settings)
         self._sweeper = Sweeper(self._client, Options.of(app.conf.broker_transport_options))
         # Slots that are known to be published: the script decides, this only spares it the question.
         self._done: dict[str, datetime] = {}
@@ -70,6 +70,8 @@ class SlotScheduler(Scheduler):
             self._sweep_from = time.monotonic() + self._settings.lease_seconds
         else:
             self._is_away = False
+            if self._settings.readiness_file is not None:
+                liveness.stamp(self._settings.readiness_file)
         if self._settings.liveness_file is not None:
             liveness.stamp(self._settings.liveness_file)
         return max(TICK_SECONDS - (time.monotonic() - started), 0.05)

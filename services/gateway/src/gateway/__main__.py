@@ -1,4 +1,4 @@
-"""``python -m gateway``: serve; ``python -m gateway new-key NAME``: make an API key."""
+"""``python -m gateway``: serve; ``new-key NAME``: make an API key; ``smoke``: try a running Offload."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 import uvicorn
 
-from gateway import auth
+from gateway import auth, smoke
 from gateway.app import create
 from gateway.settings import GatewaySettings
 
@@ -19,7 +19,15 @@ def main(arguments: list[str] | None = None) -> None:
     key = commands.add_parser("new-key", help="make an API key: printed once, kept only as its digest")
     key.add_argument("name", help="whose it is")
     key.add_argument("--scope", action="append", choices=sorted(auth.SCOPES), help="default: tasks")
+    trial = commands.add_parser("smoke", help="post a photo, follow it to the mail about it, and fail if it fails")
+    trial.add_argument("--url", required=True, help="the gateway; its API key is read from OFFLOAD_API_KEY")
+    trial.add_argument("--mailpit", help="where the mail is looked for; without it: the mail server's yes is the end")
+    trial.add_argument("--recipient", default="smoke@example.com", help="who gets the mail")
+    trial.add_argument("--timeout-seconds", type=float, default=120, help="how long all of it may take")
     options = parser.parse_args(arguments)
+    if options.command == "smoke":
+        smoke.main(options.url, options.mailpit, options.recipient, options.timeout_seconds)
+        return
     if options.command == "new-key":
         made, line = auth.new_key(options.name, options.scope or [auth.TASKS])
         print(f"API key (shown once):   {made}\nline for the key file:  {line}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -33,6 +34,8 @@ class Parts:
     dispatcher: Dispatcher
     store: BlobStore
     metrics: Metrics
+    # Set once Redis and the blob store have both answered.
+    has_started: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def create(settings: GatewaySettings) -> FastAPI:

@@ -16,18 +16,15 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import redis.asyncio
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.batches import Batches
 from gateway.problems import Problem
 from offload_runtime import keys, messages, records, telemetry
 from offload_runtime.messages import PUBLISHED_AT, ChainStep
-from offload_runtime.redis_client import AWAY
+from offload_runtime.redis_client import AWAY, connect_async
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,13 +69,7 @@ class Dispatcher:
     def __init__(self, settings: GatewaySettings) -> None:
         """Prepare the client; it connects with the first request."""
         self._settings = settings
-        limit = settings.redis_timeout_seconds
-        self.client = redis.asyncio.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=limit,
-            socket_connect_timeout=limit,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self.client = connect_async(settings, timeout_seconds=settings.redis_timeout_seconds)
         self._batches = Batches(self.client)
         self.health = Health()
         self._origin = f"{os.getpid()}@{socket.gethostname()}"

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 from redis.exceptions import RedisError
 
-from offload_contracts import Queue
+from gateway import queues
 from offload_runtime import keys
 from offload_runtime.blobs import BlobError
 
@@ -34,6 +34,12 @@ class Metrics:
         self.messages = Gauge(
             "offload_queue_messages", "Messages by queue and place", ["queue", "place"], registry=self.registry
         )
+        self.oldest_age = Gauge(
+            "offload_queue_oldest_age_seconds",
+            "How long the next message of a queue has waited",
+            ["queue"],
+            registry=self.registry,
+        )
         self.dependency_up = Gauge(
             "offload_dependency_up", "1 when it answered the last health check", ["dependency"], registry=self.registry
         )
@@ -52,6 +58,34 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> Response:
     """Say whether posts can be accepted, and what of Redis's settings weakens the promises."""
     parts: Parts = request.app.state.parts
+    checks = await _check(parts)
+    ready = _is_ready(checks)
+    body: dict[str, Any] = {
+        "status": "ready" if ready else "unavailable",
+        "checks": checks,
+        "warnings": list(parts.dispatcher.health.warnings),
+        "development_mode": parts.settings.development_mode,
+    }
+    return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@router.get("/startupz")
+async def startupz(request: Request) -> Response:
+    """Say whether Redis and the blob store have both answered since the start: then this process serves for good.
+
+    For a load balancer. A gateway that cannot reach them from the start is not let in; one that loses them later stays,
+    because its 503 with Retry-After says more than a refused connection, and every other gateway has lost them too.
+    """
+    parts: Parts = request.app.state.parts
+    if not parts.has_started.is_set():
+        checks = await _check(parts)
+        if not _is_ready(checks):
+            return JSONResponse({"status": "starting", "checks": checks}, HTTPStatus.SERVICE_UNAVAILABLE)
+        parts.has_started.set()
+    return JSONResponse({"status": "started"})
+
+
+async def _check(parts: Parts) -> dict[str, str]:
     checks: dict[str, str] = {}
     try:
         await parts.dispatcher.client.ping()
@@ -63,14 +97,11 @@ async def readyz(request: Request) -> Response:
         checks["blob"] = "ok"
     except BlobError:
         checks["blob"] = "unavailable"
-    ready = all(value == "ok" for value in checks.values())
-    body: dict[str, Any] = {
-        "status": "ready" if ready else "unavailable",
-        "checks": checks,
-        "warnings": list(parts.dispatcher.health.warnings),
-        "development_mode": parts.settings.development_mode,
-    }
-    return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+    return checks
+
+
+def _is_ready(checks: dict[str, str]) -> bool:
+    return all(value == "ok" for value in checks.values())
 
 
 @router.get("/metrics")
@@ -79,25 +110,17 @@ async def metrics(request: Request) -> Response:
     parts: Parts = request.app.state.parts
     shown = parts.metrics
     shown.memory_share.set(parts.dispatcher.health.memory_share)
-    prefix = parts.settings.broker_prefix
     try:
-        async with parts.dispatcher.client.pipeline(transaction=False) as pipe:
-            for queue in Queue:
-                pipe.hlen(f"{prefix}{queue}:live")
-                pipe.zcard(f"{prefix}{queue}:leases")
-                pipe.zcard(f"{prefix}{queue}:delayed")
-                pipe.hlen(f"{prefix}{queue}:dead")
-            pipe.hgetall(keys.health(parts.settings.key_prefix))
-            *counts, health = await pipe.execute()
+        states = await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
+        found: Any = await parts.dispatcher.client.hgetall(keys.health(parts.settings.key_prefix))
     except RedisError:
         shown.dependency_up.labels("redis").set(0)
     else:
-        for position, queue in enumerate(Queue):
-            live, running, delayed, dead = counts[position * 4 : position * 4 + 4]
-            places = {"waiting": live - running, "running": running, "delayed": delayed, "dead": dead}
-            for place, count in places.items():
-                shown.messages.labels(queue.value, place).set(count)
-        for name, value in health.items():
+        for state in states:
+            for place in ("waiting", "running", "delayed", "dead"):
+                shown.messages.labels(state.name, place).set(getattr(state, place))
+            shown.oldest_age.labels(state.name).set(state.oldest_age_seconds)
+        for name, value in found.items():
             if name != b"checked_at":
                 shown.dependency_up.labels(name.decode()).set(value.replace(b".", b"").isdigit())
     return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)

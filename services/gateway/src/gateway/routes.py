@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
-from gateway import dispatch, problems, views
+from gateway import dispatch, problems, queues, views
 from gateway.problems import Problem
 from gateway.requests import EmailRequest, ImageRequest, ReportRequest
 from gateway.uploads import Upload
@@ -260,6 +261,31 @@ async def get_output(request: Request, task_id: str, name: str, token: str | Non
         "X-Content-Type-Options": "nosniff",
     }
     return StreamingResponse(chunks, media_type=_MEDIA_TYPES[match["extension"]], headers=headers)
+
+
+@router.get("/queues", tags=["queues"])
+async def get_queues(request: Request) -> Response:
+    """Show how every queue stands. For operators."""
+    return JSONResponse({"queues": [dataclasses.asdict(state) for state in await _queues(request)]})
+
+
+@router.get("/queues/{name}", tags=["queues"])
+async def get_queue(request: Request, name: str) -> Response:
+    """Show how one queue stands: waiting, running, delayed, dead, and the age of what is next. For operators."""
+    for state in await _queues(request):
+        if state.name == name:
+            return JSONResponse(dataclasses.asdict(state))
+    raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
+
+
+async def _queues(request: Request) -> list[queues.QueueState]:
+    parts = _parts(request)
+    if not _caller(request).is_operator:
+        raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "this needs an API key with the scope operator")
+    try:
+        return await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
+    except RedisError:
+        raise dispatch.unavailable() from None
 
 
 async def _post(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from offload_runtime.settings import BlobSettings, Count, Settings, WorkerSettings
+from offload_runtime.settings import BlobSettings, Count, FleetSettings, Settings, WorkerSettings
 
 
-class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings):
+class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings, FleetSettings):
     """Read from the environment at start."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)

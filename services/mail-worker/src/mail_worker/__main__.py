@@ -12,7 +12,7 @@ from offload_runtime.celery_app import run_worker
 def main() -> None:
     """Start the worker."""
     settings = MailWorkerSettings()
-    run_worker(create(settings), QUEUES, POOL, settings.mail_concurrency, sys.argv[1:])
+    run_worker(create(settings), settings, QUEUES, POOL, settings.mail_concurrency, sys.argv[1:])
 
 
 if __name__ == "__main__":

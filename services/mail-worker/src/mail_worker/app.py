@@ -26,7 +26,7 @@ def create(settings: MailWorkerSettings) -> OffloadApp:
     """Return the worker's application, with its tasks."""
     logs.configure(SERVICE, settings.log_level)
     app = create_app(SERVICE, settings, worker=settings)
-    mailer = Mailer(settings, connect(settings.redis_url), Sender(settings))
+    mailer = Mailer(settings, connect(settings), Sender(settings))
     tasks.register_all(app, mailer, BlobStore(settings))
     celery_telemetry.instrument(SERVICE, POOL)
     return app

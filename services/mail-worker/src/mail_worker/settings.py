@@ -8,7 +8,15 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from offload_contracts import Address
-from offload_runtime.settings import BlobSettings, Count, LinkSettings, Seconds, Settings, WorkerSettings
+from offload_runtime.settings import (
+    BlobSettings,
+    Count,
+    FleetSettings,
+    LinkSettings,
+    Seconds,
+    Settings,
+    WorkerSettings,
+)
 
 
 class SmtpSettings(BaseSettings):
@@ -31,7 +39,7 @@ class SmtpSettings(BaseSettings):
     mail_from: Address = Field(description="The sender's address.")
 
 
-class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, SmtpSettings):
+class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, FleetSettings, SmtpSettings):
     """Read from the environment at start."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
