@@ -1,0 +1,124 @@
+{{- define "offload.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "offload.fullname" -}}
+{{- $name := include "offload.name" . -}}
+{{- $made := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- .Values.fullnameOverride | default $made | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* Selector labels never change in a release's life: no version among them. Takes (dict "root" $ "component" …). */}}
+{{- define "offload.selector" -}}
+app.kubernetes.io/name: {{ include "offload.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "offload.labels" -}}
+{{ include "offload.selector" . }}
+app.kubernetes.io/part-of: offload
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace "+" "_") }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Takes (dict "root" $ "image" .Values.images.…). */}}
+{{- define "offload.image" -}}
+{{- $values := .root.Values -}}
+{{- $registry := (($values.global).imageRegistry) | default .image.registry | default $values.images.registry -}}
+{{- $name := $registry | empty | ternary .image.repository (printf "%s/%s" $registry .image.repository) -}}
+{{- if .image.digest -}}
+{{ $name }}@{{ .image.digest }}
+{{- else -}}
+{{ $name }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* The fleets with their defaults, and with what follows from their queues, as JSON. */}}
+{{- define "offload.fleets" -}}
+{{- $served := dict "image-worker" (list "images" "reports") "mail-worker" (list "mail" "callbacks" "maintenance") -}}
+{{- $fleets := dict -}}
+{{- range $name, $given := .Values.workers -}}
+{{- if $given -}}
+{{- $fleet := mustMergeOverwrite (deepCopy $.Values.workerDefaults) (deepCopy $given) -}}
+{{- $all := get $served $fleet.service -}}
+{{- $queues := $fleet.queues | default $all -}}
+{{- $_ := set $fleet "foreign" (without $queues "images" "reports" "mail" "callbacks" "maintenance") -}}
+{{- if eq $fleet.service "image-worker" -}}
+{{- $_ := set $fleet "foreign" (without $queues "images" "reports") -}}
+{{- else -}}
+{{- $_ := set $fleet "foreign" (without $queues "mail" "callbacks" "maintenance") -}}
+{{- end -}}
+{{- $_ := set $fleet "queues" $queues -}}
+{{- $_ := set $fleet "s3" (or (has "images" $queues) (has "reports" $queues) (has "maintenance" $queues)) -}}
+{{- $_ := set $fleet "smtp" (or (has "mail" $queues) (has "maintenance" $queues)) -}}
+{{- $_ := set $fleet "callbacks" (has "callbacks" $queues) -}}
+{{- $_ := set $fleet "component" (printf "worker-%s" $name) -}}
+{{- $_ := set $fleet "scaled" (and $.Values.keda.enabled $fleet.keda.enabled) -}}
+{{- $_ := set $fleets $name $fleet -}}
+{{- end -}}
+{{- end -}}
+{{- $fleets | toJson -}}
+{{- end }}
+
+{{/* Where Redis is, as JSON: bundled, sentinel, tls, addresses (host:port, …), hosts, ports, database. */}}
+{{- define "offload.redis" -}}
+{{- if .Values.redis.url -}}
+{{- $scheme := regexFind "^[a-z+]+" .Values.redis.url -}}
+{{- $rest := regexReplaceAll "^[a-z+]+://" .Values.redis.url "" -}}
+{{- $default := eq $scheme "sentinel" | ternary "26379" "6379" -}}
+{{- $addresses := list -}}
+{{- $hosts := list -}}
+{{- $ports := list -}}
+{{- range $node := splitList "," (index (splitList "/" $rest) 0) -}}
+{{- $host := index (splitList ":" $node) 0 -}}
+{{- $port := regexFind ":[0-9]+$" $node | trimPrefix ":" | default $default -}}
+{{- $addresses = append $addresses (printf "%s:%s" $host $port) -}}
+{{- $hosts = append $hosts $host -}}
+{{- $ports = append $ports $port -}}
+{{- end -}}
+{{- if eq $scheme "sentinel" -}}{{- $ports = append $ports "6379" -}}{{- end -}}
+{{- dict "bundled" false "sentinel" (eq $scheme "sentinel") "tls" (eq $scheme "rediss") "addresses" $addresses "hosts" $hosts "ports" (uniq $ports) "database" (regexFind "/[0-9]+$" $rest | trimPrefix "/" | default "0") | toJson -}}
+{{- else -}}
+{{- $address := printf "%s-valkey.%s.svc:6379" (include "offload.fullname" .) .Release.Namespace -}}
+{{- dict "bundled" true "sentinel" false "tls" false "addresses" (list $address) "hosts" list "ports" (list "6379") "database" "0" | toJson -}}
+{{- end -}}
+{{- end }}
+
+{{- define "offload.redisUrl" -}}
+{{- $redis := include "offload.redis" . | fromJson -}}
+{{- if $redis.bundled -}}
+redis://{{ index $redis.addresses 0 }}/0
+{{- else -}}
+{{ .Values.redis.url }}{{ if .Values.redis.caSecret }}?ssl_cert_reqs=required&ssl_ca_certs=/etc/offload/redis-ca/ca.crt{{ end }}
+{{- end -}}
+{{- end }}
+
+{{/* The name of a Secret: one that exists, or the chart's own. Takes (dict "root" $ "of" "redis"). */}}
+{{- define "offload.secret" -}}
+{{- index .root.Values.existingSecrets .of | default (printf "%s-%s" (include "offload.fullname" .root) (.of | kebabcase)) -}}
+{{- end }}
+
+{{- define "offload.smtp" -}}
+{{- if .Values.smtp.host -}}
+{{- dict "bundled" false "host" .Values.smtp.host "port" .Values.smtp.port "security" .Values.smtp.security | toJson -}}
+{{- else -}}
+{{- dict "bundled" true "host" (printf "%s-mailpit" (include "offload.fullname" .)) "port" 1025 "security" "none" | toJson -}}
+{{- end -}}
+{{- end }}
+
+{{/* Whether a host is an IPv4 address, from which its /32 follows. */}}
+{{- define "offload.isAddress" -}}
+{{- regexMatch "^[0-9]+(\\.[0-9]+){3}$" . | ternary "yes" "" -}}
+{{- end }}
+
+{{/* A value that is kept over upgrades once it was made. Takes (dict "root" $ "secret" name "key" key "length" 40). */}}
+{{- define "offload.kept" -}}
+{{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
+{{- $kept := index (($found).data | default dict) .key -}}
+{{- if $kept -}}{{ $kept | b64dec }}{{- else -}}{{ randAlphaNum .length }}{{- end -}}
+{{- end }}

@@ -1,0 +1,205 @@
+{{/* What every pod has in common. Takes (dict "root" $ "component" … "of" the component's values "fsGroup" bool). */}}
+{{- define "offload.pod" -}}
+automountServiceAccountToken: false
+serviceAccountName: {{ include "offload.fullname" .root }}
+enableServiceLinks: false
+{{- with concat (.root.Values.images.pullSecrets) (((.root.Values.global).imagePullSecrets) | default list) }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  {{- if .fsGroup }}
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .of.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .of.nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Over nodes and zones as far as it goes: a pod that cannot be spread is better than one that cannot run. */}}
+{{- define "offload.spread" -}}
+topologySpreadConstraints:
+  {{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{ include "offload.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
+
+{{/* Takes (dict "root" $ "writable" bool): only a container with synced code has a writable root. */}}
+{{- define "offload.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: {{ not .writable }}
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{/* The command of a service: process 1 is the service itself, or the watcher in development. */}}
+{{- define "offload.command" -}}
+{{- if .root.Values.development.reload -}}
+command: [watchfiles, --sigint-timeout, "10", --grace-period, "1", python -m {{ .module }}, /code]
+{{- else -}}
+command: [python, -m, {{ .module }}]
+{{- end -}}
+{{- end }}
+
+{{/* The environment of every service. Takes (dict "root" $ "user" the ACL user "name" the service's name). */}}
+{{- define "offload.env" -}}
+- name: OFFLOAD_REDIS_URL
+  value: {{ include "offload.redisUrl" .root | quote }}
+{{- $redis := include "offload.redis" .root | fromJson }}
+{{- $username := .root.Values.redis.acl | ternary .user .root.Values.redis.username }}
+{{- if $username }}
+- name: OFFLOAD_REDIS_USERNAME
+  value: {{ $username }}
+{{- end }}
+{{- if or $redis.bundled .root.Values.existingSecrets.redis }}
+- name: OFFLOAD_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "offload.secret" (dict "root" .root "of" "redis") }}
+      key: {{ .root.Values.redis.acl | ternary (printf "redis-%s-password" .user) "redis-password" }}
+{{- end }}
+{{- with .root.Values.redis.sentinelMaster }}
+- name: OFFLOAD_REDIS_SENTINEL_MASTER
+  value: {{ . | quote }}
+{{- end }}
+- name: OFFLOAD_RESULT_EXPIRES_SECONDS
+  value: {{ .root.Values.retention.resultSeconds | int64 | quote }}
+- name: OFFLOAD_DEAD_LETTER_RETENTION_SECONDS
+  value: {{ .root.Values.retention.deadLetterSeconds | int64 | quote }}
+- name: OFFLOAD_LOG_LEVEL
+  value: {{ .root.Values.logLevel }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- with .root.Values.telemetry.otlpEndpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: k8s.namespace.name={{ $.root.Release.Namespace }},k8s.pod.name=$(POD_NAME),service.version={{ $.root.Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- define "offload.leaseEnv" -}}
+- name: OFFLOAD_LEASE_SECONDS
+  value: {{ .Values.lease.seconds | toString | quote }}
+- name: OFFLOAD_SWEEP_INTERVAL_SECONDS
+  value: {{ .Values.lease.sweepSeconds | toString | quote }}
+- name: OFFLOAD_LIVENESS_FILE
+  value: /tmp/alive
+- name: OFFLOAD_READINESS_FILE
+  value: /tmp/ready
+{{- end }}
+
+{{- define "offload.blobEnv" -}}
+- name: OFFLOAD_BLOB_URL
+  value: s3://{{ .Values.s3.bucket | default "offload" }}
+- name: OFFLOAD_S3_REGION
+  value: {{ .Values.s3.region }}
+{{- $endpoint := .Values.s3.bucket | empty | ternary (printf "http://%s-s3.%s.svc:8333" (include "offload.fullname" .) .Release.Namespace) .Values.s3.endpoint }}
+{{- with $endpoint }}
+- name: OFFLOAD_S3_ENDPOINT
+  value: {{ . }}
+{{- end }}
+{{- if or (empty .Values.s3.bucket) .Values.existingSecrets.s3 }}
+{{- $secret := include "offload.secret" (dict "root" . "of" "s3") }}
+- name: OFFLOAD_S3_ACCESS_KEY_ID
+  valueFrom:
+    secretKeyRef: {name: {{ $secret }}, key: s3-access-key-id}
+- name: OFFLOAD_S3_SECRET_ACCESS_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ $secret }}, key: s3-secret-access-key}
+{{- end }}
+{{- end }}
+
+{{- define "offload.linkEnv" -}}
+- name: OFFLOAD_PUBLIC_URL
+  value: {{ .Values.gateway.publicUrl | quote }}
+- name: OFFLOAD_OUTPUT_RETENTION_SECONDS
+  value: {{ .Values.retention.outputSeconds | int64 | quote }}
+- name: OFFLOAD_LINK_SECRET
+  valueFrom:
+    secretKeyRef: {name: {{ include "offload.secret" (dict "root" . "of" "links") }}, key: link-secret}
+{{- end }}
+
+{{/* The stamps are looked at by a shell: a Python for each probe would cost a hundred times as much. */}}
+{{- define "offload.stampProbes" -}}
+startupProbe:
+  exec:
+    command: [sh, -c, test -e /tmp/alive]
+  periodSeconds: 1
+  failureThreshold: 120
+livenessProbe:
+  exec:
+    command: [sh, -c, "test $(( $(date +%s) - $(stat -c %Y /tmp/alive) )) -lt 30"]
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  exec:
+    command: [sh, -c, "test $(( $(date +%s) - $(stat -c %Y /tmp/ready) )) -lt 10"]
+  periodSeconds: 3
+  timeoutSeconds: 5
+  failureThreshold: 2
+{{- end }}
+
+{{/* Mounts and volumes that every service has. Takes (dict "root" $ "of" values). */}}
+{{- define "offload.mounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- if .root.Values.redis.caSecret }}
+- name: redis-ca
+  mountPath: /etc/offload/redis-ca
+  readOnly: true
+{{- end }}
+{{- with .of.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "offload.volumes" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: 256Mi
+{{- with .root.Values.redis.caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .of.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The chart's environment and the user's, in which the user's wins: a name must not stand there twice. Takes (dict "env" YAML "extra" list). */}}
+{{- define "offload.mergedEnv" -}}
+{{- $given := dict -}}
+{{- range .extra }}{{- $_ := set $given .name true -}}{{- end -}}
+{{- $merged := list -}}
+{{- range fromYamlArray .env -}}
+{{- if not (hasKey $given .name) -}}{{- $merged = append $merged . -}}{{- end -}}
+{{- end -}}
+{{- concat $merged (.extra | default list) | toYaml -}}
+{{- end }}
