@@ -7,10 +7,10 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 PYTHON_FOR_UV ?= python3
 RUN := $(UV) run --frozen
 
-.PHONY: help setup demo up down test test-quick check format lint types architecture lock docs bench clean
+.PHONY: help setup demo up down test test-quick cluster-test check format lint types architecture lock manifests-check manifests docs bench clean
 
 help: ## Print every target with a line of help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .uv/bin/uv:
 	@$(PYTHON_FOR_UV) -m venv .uv
@@ -34,11 +34,15 @@ test: setup ## Run all tests that need no cluster
 test-quick: setup ## Run the tests that start no process
 	@$(RUN) pytest tests/unit tests/contract tests/architecture
 
-check: setup lint types architecture lock ## Run every linter, the type checker, and the checks of the lock and the layout
+cluster-test: setup ## Run the tests that need a Kubernetes with KEDA, and write reports/cluster.md
+	@$(RUN) pytest tests/cluster --numprocesses=0 --verbose
+
+check: setup lint types architecture lock manifests-check ## Run every linter, the type checker, and the checks of the lock, the layout and k8s/
 
 lint: setup
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
+	@$(RUN) hadolint services/*/Dockerfile
 
 types: setup
 	@$(RUN) mypy
@@ -49,12 +53,22 @@ architecture: setup
 lock: setup
 	@$(UV) lock --check --quiet
 
+manifests-check: setup
+	@$(RUN) python k8s/render.py --check
+
+manifests: setup ## Render the chart into k8s/ (needs helm)
+	@$(RUN) python k8s/render.py
+
 format: setup ## Format the code
 	@$(RUN) ruff check --fix --quiet
 	@$(RUN) ruff format --quiet
 
-docs: setup ## Write the generated part of the documentation (settings)
+docs: setup ## Write the generated part of the documentation (settings, and with helm-docs the chart's values)
 	@$(RUN) python -m devstack settings > docs/reference/settings.md
+	@if command -v helm-docs >/dev/null; then \
+	  helm-docs -c charts --sort-values-order file -l error && \
+	  helm-docs -c charts -t values.md.gotmpl -o ../../docs/reference/values.md --sort-values-order file -l error; \
+	else echo "NOT WRITTEN: the chart's values, because there is no helm-docs on PATH"; fi
 
 bench: setup ## Measure against peers in the same run, and print ratios
 	@$(RUN) python -m benchmarks

@@ -69,3 +69,11 @@ def test_an_idempotency_key_is_printable_and_bounded(bad):
     assert raised.value.code == "idempotency.invalid"
     assert dispatch.idempotency_key({}) is None
     assert dispatch.idempotency_key({"idempotency-key": "k" * 255}) == "k" * 255
+
+
+def test_amazons_own_s3_needs_no_endpoint_and_no_keys():
+    from offload_runtime.blobs import BlobStore
+    from offload_runtime.settings import BlobSettings
+
+    BlobStore(BlobSettings(blob_url="s3://bucket"))
+    BlobStore(BlobSettings(blob_url="s3://bucket/folder", s3_endpoint="http://127.0.0.1:1"))

@@ -1,8 +1,34 @@
-{{/* The ACL users of the services with their rules: the least keys and commands. docs/reference/redis-acl.md says why each. */}}
+{{/*
+The ACL users of the services, with the least keys and commands: docs/reference/redis-acl.md is written from here. Commands inside of
+scripts are checked like those of the client itself.
+*/}}
 {{- define "offload.aclUsers" -}}
-gateway: [resetkeys, "~offload:*", -@all, +@connection, +ping, +eval, +evalsha, +script|load, +hgetall, +hget, +hlen, +hset, +llen, +lindex, +zcard, +info, +config|get]
-image-worker: [resetkeys, "~offload:*", resetchannels, "&offload:*", -@all, +@all]
-mail-worker: [resetkeys, "~offload:*", resetchannels, "&offload:*", -@all, +@all]
-beat: [resetkeys, "~offload:*", -@all, +@all]
-keda: [resetkeys, "%R~offload:queue:*", -@all, +@connection, +ping, +eval, +type, +llen, +hlen, +zcard, +scard]
+{{- $session := "-@all +hello +auth +ping +select +client|setinfo +client|setname +client|id" -}}
+{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore" -}}
+{{- $sweeps := "+set +hdel +hsetnx +hvals +rpush +smembers +zrangebyscore +zrem +zremrangebyscore" -}}
+{{- $consumes := "+rpop +brpop +del +hgetall +srem +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
+{{- $queues := "~offload:queue:* ~offload:task:* ~offload:events:* ~offload:figures:* ~offload:idempotency:*" -}}
+{{- $control := "resetchannels &offload:queue:/*.celery.pidbox &offload:queue:/0.celery.pidbox &offload:queue:/0.reply.celery.pidbox*" -}}
+gateway:
+  keys: {{ $queues }} ~offload:health
+  commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lindex +zcard +zrem +info +config|get
+image-worker:
+  keys: {{ $queues }}
+  channels: {{ $control }}
+  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }}
+mail-worker:
+  keys: {{ $queues }} ~offload:ledger:* ~offload:health
+  channels: {{ $control }}
+  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }} +scan +ttl +expire
+beat:
+  keys: {{ $queues }} ~offload:slots
+  commands: {{ $session }} {{ $scripts }} {{ $sweeps }}
+keda:
+  keys: ~offload:queue:*
+  commands: {{ $session }} +eval +type +llen +hlen +zcard +scard
+{{- end }}
+
+{{/* The rules of one user as the words of an ACL. */}}
+{{- define "offload.aclRules" -}}
+resetkeys {{ .keys }} {{ .channels | default "resetchannels" }} {{ .commands }}
 {{- end }}

@@ -69,9 +69,11 @@ class BlobStore:
             self._store = LocalStore(prefix=folder, automatic_cleanup=True)
             self._part_bytes = FILE_PART_BYTES
         else:
-            credentials = {}
+            options: dict[str, str] = {}
+            if settings.s3_endpoint:
+                options["endpoint"] = settings.s3_endpoint
             if settings.s3_access_key_id and settings.s3_secret_access_key:
-                credentials = {
+                options |= {
                     "access_key_id": settings.s3_access_key_id.get_secret_value(),
                     "secret_access_key": settings.s3_secret_access_key.get_secret_value(),
                 }
@@ -80,10 +82,9 @@ class BlobStore:
                 url.netloc,
                 prefix=url.path.strip("/") or None,
                 region=settings.s3_region,
-                endpoint=settings.s3_endpoint,
                 client_options={"allow_http": True, "timeout": limit, "connect_timeout": timedelta(seconds=5)},
                 retry_config={"max_retries": 3, "retry_timeout": limit},
-                **credentials,  # type: ignore[arg-type]
+                **options,  # type: ignore[arg-type]
             )
 
     def put(self, key: str, data: bytes) -> Stored:

@@ -1,0 +1,101 @@
+"""The images hold what their service needs, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import time
+import uuid
+
+import pytest
+
+from .cluster import run
+from .conftest import REGISTRY, SERVICES
+
+# What only one of the services has.
+OWN = {
+    "gateway": {"fastapi", "uvicorn", "python-multipart"},
+    "image-worker": {"pillow", "reportlab"},
+    "mail-worker": {"jinja2"},
+    "beat": {"cronsim"},
+}
+LIST = """
+import importlib.metadata
+for found in importlib.metadata.distributions(path=["/opt/offload/lib/python3.13/site-packages"]):
+    print(found.name.lower())
+"""
+
+
+def inside(service: str, *command: str, check: bool = True) -> str:
+    """Run a command in a service's image as Kubernetes would: read-only, without privileges."""
+    return run(
+        "docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
+        f"{REGISTRY}/offload/{service}:test-a", *command, check=check,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_holds_its_services_dependencies_alone(images, away, service):
+    found = set(inside(service, "python", "-c", LIST).split())
+    exported = run(
+        os.environ.get("UV", "uv"), "export", "--frozen", "--no-dev", "--no-hashes", "--no-header", "--no-annotate",
+        "--package", f"offload-{service}",
+    )  # fmt: skip
+    locked = {
+        line.split("==")[0].split(" ")[0].lower()
+        for line in exported.splitlines()
+        if "==" in line and "win32" not in line
+    }
+    ours = {"celery-leases", "offload-contracts", "offload-runtime", f"offload-{service}"}
+    normal = {re.sub(r"[-_.]+", "-", name) for name in found}
+    assert normal == {re.sub(r"[-_.]+", "-", name) for name in locked} | ours
+    for other, names in OWN.items():
+        assert bool(names & normal) == (other == service), (other, names & normal)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_has_no_build_tools_and_no_privileges(images, service):
+    assert inside(service, "id", "-u").strip() == "10001"
+    said = inside(
+        service,
+        "sh",
+        "-c",
+        "command -v uv pip gcc cc make git curl; ls /src /code 2>&1; touch /opt/offload/x 2>&1",
+        check=False,
+    )
+    assert "/" not in re.sub(r"'/[^']*'", "", said.replace("ls: cannot access", "")), said
+    config = json.loads(run("docker", "inspect", f"{REGISTRY}/offload/{service}:test-a"))[0]["Config"]
+    assert config["Cmd"] == ["python", "-m", service.replace("-", "_")]
+    assert not config.get("Entrypoint")
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"offload-{service}"
+    assert labels["org.opencontainers.image.revision"] == "test-a"
+    assert {"version", "source", "licenses", "description"} <= {name.rpartition(".")[2] for name in labels}
+
+
+def test_a_probe_by_a_shell_costs_a_fraction_of_one_by_python(images, report):
+    name = f"offload-probe-{uuid.uuid4().hex[:8]}"
+    run("docker", "run", "--rm", "--detach", "--name", name, f"{REGISTRY}/offload/mail-worker:test-a", "sleep", "120")
+    try:
+
+        def seconds(*command: str) -> float:
+            took = []
+            for _ in range(7):
+                started = time.monotonic()
+                run("docker", "exec", name, "sh", "-c", f"for i in 1 2 3 4 5; do {' '.join(command)}; done")
+                took.append((time.monotonic() - started) / 5)
+            return statistics.median(took)
+
+        nothing = seconds("true")
+        shell = seconds("touch /tmp/alive; test $(( $(date +%s) - $(stat -c %Y /tmp/alive) )) -lt 30")
+        python = seconds("python -c 'import os,time; assert time.time() - os.stat(\"/tmp/alive\").st_mtime < 30'")
+        celery = seconds("python -c 'import celery.bin.celery, celery.app.control'")
+    finally:
+        run("docker", "kill", name)
+    report.add(
+        "Probes",
+        "one look at the stamp: by a shell, by a bare Python, by one that imports Celery (as `inspect ping` does)",
+        f"{1000 * (shell - nothing):.0f} ms, {1000 * (python - nothing):.0f} ms, {1000 * (celery - nothing):.0f} ms",
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""A default install needs nothing else, works with both Helms, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from devstack.waiting import until
+
+from .cluster import Release, kubectl, run
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_a_default_install_works_and_leaves_nothing(images, report, helm):
+    release = Release(f"offload-{helm}", images, helm=helm).install()
+    try:
+        shown = run(helm, "test", "offload", "-n", release.namespace, "--logs", "--timeout", "4m")
+        assert "Phase:          Succeeded" in shown
+        assert "mailed" in shown
+        notes = run(helm, "get", "notes", "offload", "-n", release.namespace)
+        assert "MAIL GOES NOWHERE" in notes
+        restarts = [
+            status["restartCount"]
+            for pod in json.loads(release.kubectl("get", "pods", "-o", "json"))["items"]
+            for status in pod["status"]["containerStatuses"]
+        ]
+        assert set(restarts) == {0}
+        run(helm, "uninstall", "offload", "-n", release.namespace, "--wait")
+        kinds = kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+        of_the_namespace = {"endpoints", "endpointslices.discovery.k8s.io", "pods", "persistentvolumeclaims"}
+        left = [
+            line
+            for kind in kinds
+            if kind not in {"events", "events.events.k8s.io", "pods.metrics.k8s.io", *of_the_namespace}
+            for line in release.kubectl("get", kind, "-o", "name", check=False).splitlines()
+            if "/" in line and "kube-root-ca.crt" not in line and not line.endswith("/default")
+        ]
+        assert left == []
+
+        def only_the_test_is_left() -> bool:
+            return release.kubectl("get", "pods", "-o", "name").split() == ["pod/offload-test"]
+
+        until(only_the_test_is_left, "all pods but the test's to be gone", seconds=90, pause_seconds=1)
+        claims = release.kubectl("get", "pvc", "-o", "name").split()
+        assert sorted(claims) == [
+            "persistentvolumeclaim/data-offload-s3-0",
+            "persistentvolumeclaim/data-offload-valkey-0",
+        ]
+        version = run(helm, "version", "--short").strip()
+        report.add("Install", f"default values, Helm {version}", "ready, `helm test` passed, nothing left but PVCs")
+    finally:
+        release.delete()
+
+
+def test_helm_test_fails_when_it_fails(images):
+    # Nobody does the images: the test must say so, and end.
+    release = Release("offload-broken", [*images, "--set", "workers.image=null,helmTest.timeoutSeconds=10"]).install()
+    try:
+        shown = run("helm", "test", "offload", "-n", release.namespace, "--logs", "--timeout", "2m", check=False)
+        assert "FAILED: waited in vain for the task to end" in shown
+        assert "Failed" in shown
+    finally:
+        release.delete()

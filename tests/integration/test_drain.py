@@ -1,0 +1,94 @@
+"""SIGTERM: what runs may end until the drain deadline; then it is handed back, and the exit code is 0."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from devstack.waiting import until
+
+ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1", "OFFLOAD_MAIL_CONCURRENCY": "1"}
+DRAIN = ONE | {"OFFLOAD_DRAIN_SECONDS": "1"}
+
+
+def exit_code(process, seconds: float = 20) -> int:
+    until(lambda: process.exit_code is not None, f"{process.name} to end", seconds=seconds)
+    return process.exit_code
+
+
+@pytest.mark.parametrize("module", ["image_worker", "mail_worker"])
+def test_what_is_not_finished_at_the_deadline_is_handed_back_at_once(offload, module):
+    offload.environment["OFFLOAD_LEASE_SECONDS"] = "60"
+    offload.gateway()
+    client = offload.client()
+    pause = offload.paused(module, "in the step", DRAIN)
+    if module == "image_worker":
+        task_id = client.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+    else:
+        body = {"to": "ann@example.com", "subject": "Hello", "text": "Ann"}
+        task_id = client.post("/v1/emails", json=body).json()["task_id"]
+    pause.reached()
+    pause.process.terminate()
+    assert exit_code(pause.process) == 0
+    assert "what runs is handed back" in pause.process.output()
+    # The lease would hold it for a minute: that it runs again now is because it was handed back.
+    started = time.monotonic()
+    offload.worker(module, ONE)
+    task = offload.wait(client, task_id)
+    assert time.monotonic() - started < 30
+    assert task["state"] == "SUCCESS"
+    assert task["steps"][0]["deliveries"] == 2
+    until(offload.is_quiet, "every message to be settled")
+    assert offload.redis.client().hgetall("offload:queue:reports:history") == {}
+    if module == "mail_worker":
+        assert offload.subjects("ann@example.com") == ["Hello"]
+
+
+def test_what_ends_before_the_deadline_is_not_interrupted(offload):
+    offload.gateway()
+    client = offload.client()
+    pause = offload.paused("image_worker", "in the step", ONE | {"OFFLOAD_DRAIN_SECONDS": "60"})
+    task_id = client.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+    later = client.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+    pause.reached()
+    pause.process.terminate()
+    pause.process.wait_for("stopping: what runs may end within 60 s")
+    pause.go()
+    assert exit_code(pause.process) == 0
+    task = offload.wait(client, task_id)
+    assert task["state"] == "SUCCESS"
+    assert task["steps"][0]["deliveries"] == 1
+    # It took nothing more.
+    assert offload.task(client, later)["state"] == "PENDING"
+
+
+def test_the_deadline_holds_while_redis_is_away(offload):
+    offload.gateway()
+    client = offload.client()
+    pause = offload.paused("image_worker", "in the step", DRAIN)
+    task_id = client.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+    pause.reached()
+    offload.redis.kill()
+    pause.process.terminate()
+    assert exit_code(pause.process) == 0
+    offload.redis.start()
+    offload.worker("image_worker", ONE)
+    assert offload.wait(client, task_id)["state"] == "SUCCESS"
+
+
+def test_a_fleet_takes_its_own_queues_only(offload):
+    offload.gateway()
+    client = offload.client()
+    fleet = offload.worker("image_worker", ONE | {"OFFLOAD_QUEUES": "reports"})
+    image = offload.post_photo(client)
+    report = client.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+    assert offload.wait(client, report)["state"] == "SUCCESS"
+    assert offload.task(client, image)["state"] == "PENDING"
+    assert fleet.stop() == 0
+
+
+def test_a_queue_of_another_service_is_refused(offload):
+    process = offload.service("image_worker", settings={"OFFLOAD_QUEUES": "images mail"})
+    assert exit_code(process) != 0
+    assert "OFFLOAD_QUEUES: image-worker serves images, reports, not mail" in process.output()
