@@ -96,7 +96,7 @@ def test_minimal_works(images, report):
         kubectl("-n", name, "apply", "--validate=strict", "-f", "-", stdin=filled_in("minimal", name, images, {}))
         rolled_out(name)
         with gateway(name) as client:
-            client.post_photo()
+            assert client.post_photo(), client.statuses
             (task,) = client.wait_all(60).values()
             assert task["state"] == "SUCCESS"
         report.add("Manifests", "k8s/minimal.yaml by kubectl", "Ready, and a chain goes through")
@@ -125,7 +125,7 @@ def outside(tmp_path):
             "--appendonly", "yes", "--appendfsync", "always", "--save", "",
         ],
         [
-            str(Path(sys.executable).parent / "weed"), "server", "-ip=127.0.0.1", f"-ip.bind={OUTSIDE}",
+            str(Path(sys.executable).parent / "weed"), "server", f"-ip={OUTSIDE}", f"-ip.bind={OUTSIDE}",
             f"-dir={tmp_path / 's3'}", "-s3", "-s3.port=9000", "-volume.max=20", "-master.volumeSizeLimitMB=64",
             "-s3.port.iceberg=0", "-s3.port.lance=0",
         ],
@@ -143,6 +143,7 @@ def outside(tmp_path):
     for process in started:
         process.kill()
         process.wait()
+    log.close()
 
 
 def test_production_works_with_servers_outside(images, outside, report):
@@ -181,7 +182,7 @@ def test_production_works_with_servers_outside(images, outside, report):
         kubectl("-n", name, "apply", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(parts))
         rolled_out(name)
         with gateway(name) as client:
-            client.post_photo()
+            assert client.post_photo(), client.statuses
             (task,) = client.wait_all(90).values()
             assert task["state"] == "SUCCESS", task
             assert ledger.read_text().split() == list(client.accepted.values())

@@ -22,7 +22,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, Res
 
 from celery_leases import keys, leases, scripts, worker
 from celery_leases.leases import Holder, Lease, holder_for
-from celery_leases.options import Options
+from celery_leases.options import InvalidOptionError, Options
 from celery_leases.publish import tag
 from celery_leases.qos import QoS
 from celery_leases.sweep import milliseconds
@@ -303,7 +303,43 @@ class Channel(LeaseChannel, kombu_redis.Channel):
 
 
 class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
-    """A channel on the master that Redis Sentinel names."""
+    """A channel on the master that Redis Sentinel names.
+
+    kombu takes several Sentinels as several URLs, and switches to its own transport with the second one. So all of
+    them are named in the option `sentinels`, and one URL is enough.
+    """
+
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "sentinels")
+    sentinels: Sequence[tuple[str, int]] = ()
+    sentinel_kwargs: dict[str, Any] | None = None
+    master_name: str | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        """Refuse what would leave this transport at the first failover."""
+        client = (args[0] if args else kwargs["connection"]).client
+        if len(client.alt) > 1:
+            raise InvalidOptionError("name one sentinel:// URL, and all Sentinels in the option sentinels")
+        if not client.transport_options.get("master_name"):
+            raise InvalidOptionError("master_name must be set with Sentinel")
+        super().__init__(*args, **kwargs)
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:  # noqa: FBT001, FBT002 -- kombu's signature
+        params = self._connparams(asynchronous)
+        nodes = [(params.pop("host"), params.pop("port"))]
+        login = {name: params[name] for name in ("username", "password") if name in params}
+        manager = redis.Sentinel(self.sentinels or nodes, sentinel_kwargs=self.sentinel_kwargs, **params)  # type: ignore[no-untyped-call]
+        # Where kombu looks for them when it closes the channel.
+        if asynchronous:
+            self._async_sentinel_manager = manager
+        else:
+            self._sentinel_manager = manager
+        client: redis.Redis = manager.master_for(self.master_name, redis.Redis, **login)  # type: ignore[no-untyped-call]
+        return client.connection_pool
+
+    if TYPE_CHECKING:  # What kombu's channel brings.
+        _connparams: Callable[[bool], dict[str, Any]]
+        _sentinel_manager: redis.Sentinel | None
+        _async_sentinel_manager: redis.Sentinel | None
 
 
 class Transport(kombu_redis.Transport):
@@ -320,7 +356,7 @@ class Transport(kombu_redis.Transport):
 
 
 class SentinelTransport(Transport):
-    """The same with Sentinel: URLs of the form ``sentinel://host:26379`` and the option ``master_name``."""
+    """The same with Sentinel: a URL ``sentinel://host:26379``, and the options ``master_name`` and ``sentinels``."""
 
     default_port = 26379
     Channel = SentinelChannel

@@ -93,6 +93,7 @@ def create_app(
     required = dict(REQUIRED)
     if redis_client.is_sentinel(settings):
         required["broker_transport"] = "celery_leases:SentinelTransport"
+        options["sentinels"] = redis_client.sentinels(settings)
         options["master_name"] = settings.redis_sentinel_master
         options["sentinel_kwargs"] = redis_client.sentinel_options(settings, redis_client.SOCKET_TIMEOUT_SECONDS)
     app.conf.update(LEASE_SETTINGS)

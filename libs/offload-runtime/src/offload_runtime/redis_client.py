@@ -34,10 +34,9 @@ def connect(settings: Settings, *, timeout_seconds: float = SOCKET_TIMEOUT_SECON
     options = _bounds(timeout_seconds) | {"retry": Retry(NoBackoff(), 0)}
     if not is_sentinel(settings):
         return redis.Redis.from_url(settings.redis_url, **options)
-    nodes, login = _sentinels(settings)
     asked = sentinel_options(settings, timeout_seconds)
-    found = redis.Sentinel(nodes, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # redis-py has no type here
-    client: redis.Redis = found.master_for(settings.redis_sentinel_master, **login, **options)  # type: ignore[no-untyped-call]  # the same
+    found = redis.Sentinel(sentinels(settings), sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # redis-py has no type here
+    client: redis.Redis = found.master_for(settings.redis_sentinel_master, **_login(settings), **options)  # type: ignore[no-untyped-call]  # the same
     return client
 
 
@@ -49,10 +48,9 @@ def connect_async(settings: Settings, *, timeout_seconds: float) -> AsyncRedis:
     options = _bounds(timeout_seconds) | {"retry": AsyncRetry(NoBackoff(), 0)}
     if not is_sentinel(settings):
         return redis_asyncio.Redis.from_url(settings.redis_url, **options)
-    nodes, login = _sentinels(settings)
     asked = sentinel_options(settings, timeout_seconds)
-    found = redis_asyncio.Sentinel(nodes, sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # the same
-    client: AsyncRedis = found.master_for(settings.redis_sentinel_master or "", **login, **options)
+    found = redis_asyncio.Sentinel(sentinels(settings), sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # the same
+    client: AsyncRedis = found.master_for(settings.redis_sentinel_master or "", **_login(settings), **options)
     return client
 
 
@@ -62,12 +60,19 @@ def is_sentinel(settings: Settings) -> bool:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL as kombu wants it: with Sentinel, one for each of them."""
+    """Return the URL as kombu wants it: with Sentinel, that of one of them."""
     if not is_sentinel(settings):
         return settings.redis_url
     url = urlsplit(settings.redis_url)
     login, _, nodes = url.netloc.rpartition("@")
-    return ";".join(f"sentinel://{login + '@' if login else ''}{node}{url.path}" for node in nodes.split(","))
+    return f"sentinel://{login + '@' if login else ''}{nodes.partition(',')[0]}{url.path}"
+
+
+def sentinels(settings: Settings) -> list[tuple[str, int]]:
+    """Return the Sentinels' hosts and ports."""
+    nodes = urlsplit(settings.redis_url).netloc.rpartition("@")[2].split(",")
+    parts = [urlsplit(f"//{node}") for node in nodes]
+    return [(part.hostname or "", part.port or SENTINEL_PORT) for part in parts]
 
 
 def sentinel_options(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
@@ -80,13 +85,11 @@ def _bounds(timeout_seconds: float) -> dict[str, Any]:
     return {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
 
 
-def _sentinels(settings: Settings) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """Return the Sentinels' addresses, and the login and database of the primary."""
-    first, *others = broker_url(settings).split(";")
-    url = urlsplit(first)
-    nodes = [(part.hostname or "", part.port or SENTINEL_PORT) for part in map(urlsplit, [first, *others])]
+def _login(settings: Settings) -> dict[str, Any]:
+    """Return the user, password and database of a primary that Sentinel names."""
+    url = urlsplit(broker_url(settings))
     login = {"username": unquote(url.username or "") or None, "password": unquote(url.password or "") or None}
-    return nodes, login | {"db": int(url.path.strip("/") or 0)}
+    return login | {"db": int(url.path.strip("/") or 0)}
 
 
 def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:
