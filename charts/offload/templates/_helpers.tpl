@@ -32,7 +32,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- $registry := (($values.global).imageRegistry) | default .image.registry | default $values.images.registry -}}
 {{- $name := $registry | empty | ternary .image.repository (printf "%s/%s" $registry .image.repository) -}}
 {{- if .image.digest -}}
-{{ $name }}@{{ .image.digest }}
+{{ $name }}{{ with .image.tag }}:{{ . }}{{ end }}@{{ .image.digest }}
 {{- else -}}
 {{ $name }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
