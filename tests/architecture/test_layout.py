@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,18 @@ def test_every_service_has_the_same_files():
 @pytest.mark.parametrize("word", ["utils", "helpers", "common", "manager", "core"])
 def test_no_module_has_a_name_that_says_nothing(word):
     assert [path for path in SOURCES if path.stem == word] == []
+
+
+def test_the_page_about_elasticity_shows_the_clusters_last_report():
+    mark = "<!-- What follows is written by `make cluster-test`. -->\n"
+    report = (ROOT / "reports" / "cluster.md").read_text().partition(mark)[2]
+    assert "| what | measured |" in report
+    assert (ROOT / "docs" / "explanation" / "elasticity.md").read_text().partition(mark)[2] == report
+
+
+def test_the_chart_and_the_images_are_of_the_services_version():
+    version = tomllib.loads((ROOT / "services" / "gateway" / "pyproject.toml").read_text())["project"]["version"]
+    chart = (ROOT / "charts" / "offload" / "Chart.yaml").read_text()
+    assert f"appVersion: {version}" in chart
+    for service in SERVICES:
+        assert f"ARG VERSION={version}\n" in (ROOT / "services" / service / "Dockerfile").read_text()

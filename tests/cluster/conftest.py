@@ -50,7 +50,7 @@ def report() -> Iterator[Report]:
     """The figures; written once all tests of the session have run."""
     made = Report()
     yield made
-    made.write(ROOT / "reports" / "cluster.md")
+    made.write(ROOT)
 
 
 def build(service: str, tag: str, *arguments: str) -> str:

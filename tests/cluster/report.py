@@ -1,4 +1,4 @@
-"""The figures that the tests measure, written to reports/cluster.md when all have run."""
+"""The figures that the tests measure, written to reports/cluster.md and into the page about elasticity."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+SECTIONS = ("Install", "Elasticity", "Rollouts", "Kills", "Outages", "Network", "Probes", "Manifests", "Skaffold")
+MARK = "<!-- What follows is written by `make cluster-test`. -->\n"
 
 
 @dataclass
@@ -17,14 +20,19 @@ class Report:
 
     def add(self, section: str, what: str, measured: str) -> None:
         """Note one figure."""
+        assert section in SECTIONS
         self.sections.setdefault(section, []).append((what, measured))
 
-    def write(self, path: Path) -> None:
-        """Write all of it as one page."""
-        lines = ["# What a real cluster showed", "", "Written by `make cluster-test`; do not edit.", ""]
-        for section, rows in self.sections.items():
+    def write(self, root: Path) -> None:
+        """Write all of it, unless only a part of the tests has run: then the last whole run stands."""
+        if set(self.sections) != set(SECTIONS):
+            return
+        lines = []
+        for section in SECTIONS:
             lines += [f"## {section}", "", "| what | measured |", "| --- | --- |"]
-            lines += [f"| {what} | {measured} |" for what, measured in rows]
+            lines += [f"| {what} | {measured} |" for what, measured in self.sections[section]]
             lines.append("")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(lines))
+        tables = MARK + "\n" + "\n".join(lines)
+        for path in (root / "reports" / "cluster.md", root / "docs" / "explanation" / "elasticity.md"):
+            head = path.read_text().partition(MARK)[0]
+            path.write_text(head + tables)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from devstack.waiting import until
 
-from .cluster import Release, kubectl, run
+from .cluster import OUTSIDE, Release, kubectl, run
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -61,4 +64,25 @@ def test_helm_test_fails_when_it_fails(images):
         assert "FAILED: waited in vain for the task to end" in shown
         assert "Failed" in shown
     finally:
+        release.delete()
+
+
+def test_helm_test_with_a_mail_server_outside_ends_at_its_yes(images, tmp_path):
+    ledger = tmp_path / "mails.txt"
+    script = Path(__file__).parent / "slow_smtp.py"
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", "lab-outside", sys.executable, str(script), OUTSIDE, "2526", "0", str(ledger)]
+    )
+    values = ["--set", f"smtp.host={OUTSIDE},smtp.port=2526,smtp.security=none,helmTest.recipient=ops@example.com"]
+    release = Release("offload-mail-outside", [*images, *values]).install()
+    try:
+        until(ledger.exists, "the mail server outside")
+        shown = run("helm", "test", "offload", "-n", release.namespace, "--logs", "--timeout", "4m")
+        assert "the mail server has accepted the mail" in shown
+        assert ledger.read_text().split() == ["ops@example.com"]
+        assert release.pods("mailpit") == []
+        assert "MAIL GOES NOWHERE" not in run("helm", "get", "notes", "offload", "-n", release.namespace)
+    finally:
+        server.kill()
+        server.wait()
         release.delete()

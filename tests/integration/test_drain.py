@@ -8,6 +8,8 @@ import pytest
 
 from devstack.waiting import until
 
+from .conftest import JPEG, photo
+
 ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1", "OFFLOAD_MAIL_CONCURRENCY": "1"}
 DRAIN = ONE | {"OFFLOAD_DRAIN_SECONDS": "1"}
 
@@ -75,6 +77,25 @@ def test_the_deadline_holds_while_redis_is_away(offload):
     offload.redis.start()
     offload.worker("image_worker", ONE)
     assert offload.wait(client, task_id)["state"] == "SUCCESS"
+
+
+def test_a_gateway_finishes_an_upload_that_has_begun(offload):
+    gateway = offload.gateway()
+    client = offload.client()
+    body = photo(800, 600)
+
+    def slowly():
+        yield body[:1000]
+        gateway.terminate()
+        # In pieces, for longer than a server takes that just stops.
+        for start in range(1000, len(body), 500):
+            time.sleep(0.1)
+            yield body[start : start + 500]
+
+    answer = client.post("/v1/images", content=slowly(), headers=JPEG)
+    assert answer.status_code == 202, answer.text
+    assert exit_code(gateway) == 0
+    assert offload.record(answer.json()["task_id"]).state == "PENDING"
 
 
 def test_a_fleet_takes_its_own_queues_only(offload):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 
 import uvicorn
 
@@ -33,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"API key (shown once):   {made}\nline for the key file:  {line}")
         return
     settings = GatewaySettings()
+    # uvicorn finishes open requests, and then raises the signal again for whoever was there before it: that all of them
+    # are finished is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create(settings),
         host=settings.host,
