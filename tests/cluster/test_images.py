@@ -75,6 +75,35 @@ def test_an_image_has_no_build_tools_and_no_privileges(images, service):
     assert {"version", "source", "licenses", "description"} <= {name.rpartition(".")[2] for name in labels}
 
 
+ENVIRONMENT = {
+    "OFFLOAD_REDIS_URL": "redis://127.0.0.1:1/0",
+    "OFFLOAD_BLOB_URL": "s3://nowhere",
+    "OFFLOAD_LINK_SECRET": "s" * 32,
+    "OFFLOAD_DEVELOPMENT_MODE": "true",
+    "OFFLOAD_SMTP_HOST": "nowhere",
+    "OFFLOAD_MAIL_FROM": "a@example.com",
+}
+
+
+@pytest.mark.parametrize("after_seconds", [0.3, 0.8, 1.5, 4.0])
+@pytest.mark.parametrize("service", SERVICES)
+def test_process_1_stops_at_once_whenever_it_is_told_to(images, service, after_seconds):
+    options = [word for name, value in ENVIRONMENT.items() for word in ("--env", f"{name}={value}")]
+    name = f"offload-stop-{uuid.uuid4().hex[:8]}"
+    image = f"{REGISTRY}/offload/{service}:test-a"
+    run("docker", "run", "--detach", "--name", name, "--read-only", "--tmpfs", "/tmp", *options, image)
+    try:
+        # The moment is the point: while it imports, while it connects, and later.
+        time.sleep(after_seconds)
+        started = time.monotonic()
+        run("docker", "stop", "--time", "30", name)
+        assert time.monotonic() - started < 15
+        state = json.loads(run("docker", "inspect", name))[0]["State"]
+        assert state["ExitCode"] == 0, run("docker", "logs", name, check=False)[-2000:]
+    finally:
+        run("docker", "rm", "--force", name)
+
+
 def test_a_probe_by_a_shell_costs_a_fraction_of_one_by_python(images, report):
     name = f"offload-probe-{uuid.uuid4().hex[:8]}"
     run("docker", "run", "--rm", "--detach", "--name", name, f"{REGISTRY}/offload/mail-worker:test-a", "sleep", "120")

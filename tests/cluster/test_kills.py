@@ -98,7 +98,7 @@ def kill_once(release: Release, client, how) -> float | None:
         return step if step["deliveries"] > deliveries or step["state"] == "SUCCESS" else None
 
     step = until(again, "the second run", seconds=60)
-    return seconds_of(step["started_at"]) - killed_at if step["deliveries"] > deliveries else None
+    return time.time() - killed_at if step["deliveries"] > deliveries else None
 
 
 def kill_ten_times(release: Release, how) -> tuple[Tally, list[float]]:
@@ -145,7 +145,7 @@ def test_the_only_worker_killed(release, report):
             killed_at = time.time()
             assert kill_container(pod) >= 2
             until(lambda: client.task(task_id)["steps"][0]["deliveries"] == 2, "the second run", seconds=90)
-            waited = seconds_of(client.task(task_id)["steps"][0]["started_at"]) - killed_at
+            waited = time.time() - killed_at
             Tally.of(release, client, seconds=120).check()
         # The lease of ten seconds, a sweep, and the container's own restart, which Kubernetes begins after 2 s.
         assert waited <= LIMIT_SECONDS + 20

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 
-from beat.app import SERVICE, create, service
-from beat.settings import BeatSettings
-from offload_runtime import telemetry
+from offload_runtime.process import exit_on_sigterm
 
 
 def main() -> None:
     """Start beat."""
+    exit_on_sigterm()
+    from beat.app import SERVICE, create, service
+    from beat.settings import BeatSettings
+    from offload_runtime import telemetry
+
     settings = BeatSettings()
     app = create(settings)
     started = telemetry.start(SERVICE)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 
-import uvicorn
-
-from gateway import auth, smoke
-from gateway.app import create
-from gateway.settings import GatewaySettings
+from offload_runtime.process import exit_on_sigterm
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve until SIGTERM, or make a key."""
+    """Serve until SIGTERM, make a key, or try a running Offload."""
+    # uvicorn raises the signal again for whoever had it before, when all open requests are finished: a success.
+    exit_on_sigterm()
+    from gateway import auth, smoke
+
     parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="serve the API (the default)")
@@ -34,10 +32,16 @@ def main(arguments: list[str] | None = None) -> None:
         made, line = auth.new_key(options.name, options.scope or [auth.TASKS])
         print(f"API key (shown once):   {made}\nline for the key file:  {line}")
         return
+    _serve()
+
+
+def _serve() -> None:
+    import uvicorn
+
+    from gateway.app import create
+    from gateway.settings import GatewaySettings
+
     settings = GatewaySettings()
-    # uvicorn finishes open requests, and then raises the signal again for whoever was there before it: that all of them
-    # are finished is a success.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create(settings),
         host=settings.host,
