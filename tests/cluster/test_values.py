@@ -68,6 +68,8 @@ REFUSED = {
     "smtp.host=smtp.example.com": ("networkPolicy.smtp.cidrs: must be set", "smtp.example.com"),
     "telemetry.otlpEndpoint=http://collector:4318": ("networkPolicy.otlp.cidrs: must be set", "collector"),
     "redis.acl=true,redis.url=redis://192.0.2.1:6379": ("existingSecrets.redis: must be set",),
+    "redis.username=me": ("redis.username", "Set redis.url"),
+    "existingSecrets.apiKeys=mine,gateway.apiKeys={a:" + "0" * 64 + "}": ("gateway.apiKeys", "under its key api-keys"),
     "keda.enabled=true": ("keda.enabled: true needs keda.sh/v1alpha1/ScaledObject", "helm install keda"),
     "monitoring.serviceMonitor.enabled=true": ("monitoring.serviceMonitor.enabled", "Install the Prometheus Operator"),
     "monitoring.podMonitor.enabled=true": ("monitoring.podMonitor.enabled", "Install the Prometheus Operator"),
@@ -265,6 +267,16 @@ def test_only_valkeys_clients_reach_it():
     assert [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in operators] == [
         "scalers"
     ]
+
+
+def test_a_gateway_for_some_still_serves_the_test_and_keda():
+    some = "networkPolicy.gateway.from[0].podSelector.matchLabels.app=web,keda.enabled=true"
+    shown = json.dumps(one("NetworkPolicy", "gateway", "--set", some, *KEDA)["spec"]["ingress"])
+    assert '"app": "web"' in shown
+    assert "helm-test" in shown
+    assert "keda-operator" not in shown
+    composite = f"{some},keda.composite.enabled=true"
+    assert "keda-operator" in json.dumps(one("NetworkPolicy", "gateway", "--set", composite, *KEDA)["spec"]["ingress"])
 
 
 def test_pods_spread_where_they_can_and_may_be_evicted():

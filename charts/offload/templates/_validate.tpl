@@ -16,6 +16,12 @@
 {{- if and (empty $url) (not $values.valkey.enabled) -}}
 {{- $wrong = append $wrong "redis.url: must be set when valkey.enabled is false: there is no Redis otherwise." -}}
 {{- end -}}
+{{- if and (empty $url) $values.redis.username -}}
+{{- $wrong = append $wrong (printf "redis.username: %q is a user of an external Redis, and redis.url is empty. Set redis.url, or use redis.acl for users of the bundled Valkey." $values.redis.username) -}}
+{{- end -}}
+{{- if and $values.gateway.apiKeys $values.existingSecrets.apiKeys -}}
+{{- $wrong = append $wrong (printf "gateway.apiKeys: would not be used, because existingSecrets.apiKeys is %q. Put the lines under its key api-keys." $values.existingSecrets.apiKeys) -}}
+{{- end -}}
 {{- if and $url $values.redis.acl (not $values.existingSecrets.redis) -}}
 {{- $wrong = append $wrong "existingSecrets.redis: must be set with redis.acl and an external Redis; it holds the users' passwords." -}}
 {{- end -}}
