@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -138,3 +139,12 @@ def test_the_chart_and_the_images_are_of_the_services_version():
     assert f"appVersion: {version}" in chart
     for service in SERVICES:
         assert f"ARG VERSION={version}\n" in (ROOT / "services" / service / "Dockerfile").read_text()
+
+
+def test_the_four_dockerfiles_differ_in_their_service_alone():
+    def shape(service: str) -> str:
+        text = (ROOT / "services" / service / "Dockerfile").read_text()
+        text = re.sub(r".*image\.description.*\n|EXPOSE .*\n|# Exec form.*\n", "", text)
+        return text.replace(service, "SERVICE").replace(service.replace("-", "_"), "SERVICE")
+
+    assert len({shape(service) for service in SERVICES}) == 1

