@@ -124,3 +124,14 @@ def test_sentinel_without_a_name_is_refused(tmp_path):
         process = stack.service("beat", settings={"OFFLOAD_REDIS_URL": "sentinel://127.0.0.1:26379/0"})
         until(lambda: process.exit_code is not None, "beat to end")
         assert "OFFLOAD_REDIS_SENTINEL_MASTER must be set" in process.output()
+
+
+def test_a_worker_that_redis_forbids_its_work_ends_with_an_error(tmp_path):
+    with Offload(tmp_path, FAST) as stack:
+        client = stack.redis.client()
+        client.acl_setuser("poor", enabled=True, passwords=["+x"], keys=["*"], commands=["+@connection"])
+        settings = {"OFFLOAD_REDIS_USERNAME": "poor", "OFFLOAD_REDIS_PASSWORD": "x"}
+        for module in ("image_worker", "mail_worker"):
+            process = stack.service(module, settings=settings)
+            until(lambda process=process: process.exit_code is not None, f"{module} to end", seconds=60)
+            assert process.exit_code not in {0, None}, process.output()[-2000:]

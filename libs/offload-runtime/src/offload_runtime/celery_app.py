@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import kombu
 from celery import Celery, signals
@@ -149,8 +150,8 @@ def run_worker(
     pool: str,
     concurrency: int,
     arguments: Sequence[str],
-) -> None:
-    """Run the application's worker until it is told to stop. `arguments` go to ``celery worker`` after ours.
+) -> NoReturn:
+    """Run the application's worker until it is told to stop, and exit. `arguments` go to ``celery worker`` after ours.
 
     `queues` are all that the service can serve, of which the fleet's settings may name some. Gossip, mingle and
     heartbeats are off: their chatter grows with the square of the pods, and nothing here needs it.
@@ -159,15 +160,22 @@ def run_worker(
         SettingsError: when the fleet's settings name a queue of another service.
 
     """
+    from celery.bin.celery import celery  # half a second of commands that beat does not need
+
     foreign = set(fleet.queues) - set(queues)
     if foreign:
         message = f"OFFLOAD_QUEUES: {app.main} serves {', '.join(queues)}, not {', '.join(sorted(foreign))}"
         raise SettingsError(message)
     drain.install(fleet.drain_seconds)
-    app.worker_main(
-        [
-            "worker", "--pool", pool, "--concurrency", str(concurrency), "--queues", ",".join(fleet.queues or queues),
-            "--loglevel", app.settings.log_level, "--without-gossip", "--without-mingle", "--without-heartbeat",
-            *arguments,
-        ]
+    celery.params[0].default = app
+    # Not `app.worker_main`: it drops the exit code, and a worker that has failed would end as one that was told to.
+    sys.exit(
+        celery.main(
+            args=[
+                "worker", "--pool", pool, "--concurrency", str(concurrency),
+                "--queues", ",".join(fleet.queues or queues), "--loglevel", app.settings.log_level,
+                "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments,
+            ],
+            standalone_mode=False,
+        )
     )  # fmt: skip
