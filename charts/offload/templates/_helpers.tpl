@@ -47,12 +47,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- $fleet := mustMergeOverwrite (deepCopy $.Values.workerDefaults) (deepCopy $given) -}}
 {{- $all := get $served $fleet.service -}}
 {{- $queues := $fleet.queues | default $all -}}
-{{- $_ := set $fleet "foreign" (without $queues "images" "reports" "mail" "callbacks" "maintenance") -}}
-{{- if eq $fleet.service "image-worker" -}}
-{{- $_ := set $fleet "foreign" (without $queues "images" "reports") -}}
-{{- else -}}
-{{- $_ := set $fleet "foreign" (without $queues "mail" "callbacks" "maintenance") -}}
-{{- end -}}
+{{- $foreign := list -}}
+{{- range $queues -}}{{- if not (has . $all) -}}{{- $foreign = append $foreign . -}}{{- end -}}{{- end -}}
+{{- $_ := set $fleet "foreign" $foreign -}}
 {{- $_ := set $fleet "queues" $queues -}}
 {{- $_ := set $fleet "s3" (or (has "images" $queues) (has "reports" $queues) (has "maintenance" $queues)) -}}
 {{- $_ := set $fleet "smtp" (or (has "mail" $queues) (has "maintenance" $queues)) -}}

@@ -144,7 +144,7 @@ command: [python, -m, {{ .module }}]
     secretKeyRef: {name: {{ include "offload.secret" (dict "root" . "of" "links") }}, key: link-secret}
 {{- end }}
 
-{{/* The stamps are looked at by a shell: a Python for each probe would cost a hundred times as much. */}}
+{{/* The stamps are looked at by a shell: a Python that imports Celery costs sixty times as much. */}}
 {{- define "offload.stampProbes" -}}
 startupProbe:
   exec:
