@@ -17,6 +17,9 @@ def test_valkeys_pod_killed_under_load(scaled, report):
             until(lambda: client.statuses[202] > 60, "load", seconds=60)
             before = restarts(scaled)
             (pod,) = scaled.pods("valkey")
+            # Two at once on one append-only file would lose what one of them has promised.
+            lock = ("exec", "offload-valkey-0", "--", "sh", "-c", "flock --nonblock /data/.lock true || echo held")
+            assert scaled.kubectl(*lock).strip() == "held"
             assert kill_container(pod) >= 1
             killed_at = time.monotonic()
             until(lambda: client.statuses[503] > 0, "posts to be refused", seconds=30)
