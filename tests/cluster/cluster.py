@@ -26,13 +26,13 @@ from obstore.store import S3Store
 from PIL import Image
 
 from devstack.waiting import until
+from offload_runtime.records import TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "offload"
-TERMINAL = {"SUCCESS", "FAILURE", "REVOKED"}
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 OUTSIDE = "198.51.100.10"  # the lab's host that is not in the cluster
 
@@ -112,6 +112,14 @@ class Release:
         """Return the pods of a component, without those that are being deleted."""
         found = get("pods", "-n", self.namespace, "-l", f"app.kubernetes.io/component={component}")["items"]
         return [pod for pod in found if not running or "deletionTimestamp" not in pod["metadata"]]
+
+    def ready_pods(self, component: str) -> list[dict[str, Any]]:
+        """Return those of them whose containers are all ready."""
+        return [
+            pod
+            for pod in self.pods(component)
+            if all(one["ready"] for one in pod["status"].get("containerStatuses", [{"ready": False}]))
+        ]
 
     def replicas(self, component: str) -> int:
         """Return how many replicas its Deployment has."""

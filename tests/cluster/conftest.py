@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _cluster() -> None:
     """Skip without a cluster on a laptop; in CI a missing cluster is a failure."""
     missing = [name for name in ("kubectl", "helm", "docker") if shutil.which(name) is None]
-    if not missing and "reachable" in kubectl("version", "--request-timeout=5s", check=False) + "reachable":
+    if not missing:
         answer = kubectl("get", "--raw", "/readyz", "--request-timeout=5s", check=False)
         if answer.strip() == "ok":
             return

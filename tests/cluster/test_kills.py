@@ -36,14 +36,6 @@ def release(images):
     made.delete()
 
 
-def ready_pods(release: Release) -> list[dict]:
-    return [
-        pod
-        for pod in release.pods("worker-image")
-        if all(one["ready"] for one in pod["status"].get("containerStatuses", [{"ready": False}]))
-    ]
-
-
 def running_on(client, pod: dict) -> list[str]:
     """Return the tasks whose step runs in a pod."""
     name = pod["metadata"]["name"]
@@ -86,9 +78,9 @@ def chains_beside(release: Release):
 
 def kill_once(release: Release, client, how) -> float | None:
     """Kill a fresh worker in the middle of a report; returns the seconds until it ran again, None if it had ended."""
-    until(lambda: len(ready_pods(release)) == 2, "two workers that are ready", seconds=120)
+    until(lambda: len(release.ready_pods("worker-image")) == 2, "two workers that are ready", seconds=120)
     client.post_report(ROWS)
-    pod, task_id = until(lambda: begun_on(client, ready_pods(release)), "a report that runs", seconds=60)
+    pod, task_id = until(lambda: begun_on(client, release.ready_pods("worker-image")), "a report that runs", seconds=60)
     deliveries = client.task(task_id)["steps"][0]["deliveries"]
     killed_at = time.time()
     how(release, pod)
@@ -137,10 +129,10 @@ def test_ten_kills_lose_nothing_and_double_nothing(release, report, how):
 def test_the_only_worker_killed(release, report):
     release.upgrade("--set", "workers.image.replicas=1")
     try:
-        until(lambda: len(ready_pods(release)) == 1, "one worker", seconds=90)
+        until(lambda: len(release.ready_pods("worker-image")) == 1, "one worker", seconds=90)
         with release.client() as client:
             task_id = client.post_report(ROWS)
-            (pod,) = ready_pods(release)
+            (pod,) = release.ready_pods("worker-image")
             until(lambda: running_on(client, pod), "the report to run", seconds=60)
             killed_at = time.time()
             assert kill_container(pod) >= 2

@@ -53,10 +53,7 @@ def test_an_eviction_is_allowed_and_loses_nothing(scaled, report):
             until(lambda: scaled.pods("worker-image"), "a pod to evict", seconds=60)
             for component in ("worker-image", "worker-mail", "gateway"):
                 ready = until(
-                    lambda component=component: [
-                        pod for pod in scaled.pods(component)
-                        if all(one["ready"] for one in pod["status"].get("containerStatuses", [{"ready": False}]))
-                    ],
+                    lambda component=component: scaled.ready_pods(component),
                     f"a pod of {component} that is ready", seconds=90,
                 )  # fmt: skip
                 name = ready[0]["metadata"]["name"]

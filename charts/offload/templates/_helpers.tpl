@@ -86,6 +86,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- end -}}
 {{- end }}
 
+{{/* Whether Redis is logged in to: the bundled one is, an external one where a Secret is named. */}}
+{{- define "offload.redisHasPassword" -}}
+{{- if or (include "offload.redis" . | fromJson).bundled .Values.existingSecrets.redis -}}yes{{- end -}}
+{{- end }}
+
 {{- define "offload.redisUrl" -}}
 {{- $redis := include "offload.redis" . | fromJson -}}
 {{- if $redis.bundled -}}

@@ -67,13 +67,12 @@ command: [python, -m, {{ .module }}]
 {{- define "offload.env" -}}
 - name: OFFLOAD_REDIS_URL
   value: {{ include "offload.redisUrl" .root | quote }}
-{{- $redis := include "offload.redis" .root | fromJson }}
 {{- $username := .root.Values.redis.acl | ternary .user .root.Values.redis.username }}
 {{- if $username }}
 - name: OFFLOAD_REDIS_USERNAME
   value: {{ $username }}
 {{- end }}
-{{- if or $redis.bundled .root.Values.existingSecrets.redis }}
+{{- if include "offload.redisHasPassword" .root }}
 - name: OFFLOAD_REDIS_PASSWORD
   valueFrom:
     secretKeyRef:

@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Serve until SIGTERM, make a key, or try a running Offload."""
     # uvicorn raises the signal again for whoever had it before, when all open requests are finished: a success.
     exit_on_sigterm()
-    from gateway import auth, smoke
+    from gateway import auth
 
     parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
     commands = parser.add_subparsers(dest="command")
@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     trial.add_argument("--timeout-seconds", type=float, default=120, help="how long all of it may take")
     options = parser.parse_args(arguments)
     if options.command == "smoke":
+        from gateway import smoke
+
         smoke.main(options.url, options.mailpit, options.recipient, options.timeout_seconds)
         return
     if options.command == "new-key":
