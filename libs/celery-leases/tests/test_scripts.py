@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from celery_leases import keys, scripts
+from celery_leases import admin, keys, scripts
 from celery_leases.options import InvalidOptionError, Options
 from celery_leases.sweep import Sweeper
 from devstack.waiting import until
@@ -250,14 +250,34 @@ def test_dead_letters_have_their_time(client):
     assert client.hlen(keys.key(P, Q, keys.DEAD)) == 0
 
 
-def test_redriving_starts_anew(client):
+def test_redriving_blames_nobody_keeps_the_history_and_stays_newer_than_every_run_before(client):
     publish(client, "a", "message")
     for delivery in (1, 2, 3):
         pop(client)
         hand_back(client, "a", "failed", 3, delivery=delivery)
-    assert scripts.REDRIVE(client, [], [P, Q, "a"]) == 1
-    assert pop(client) == [1, b"a", b"message", 1]
-    assert scripts.REDRIVE(client, [], [P, Q, "a"]) == 0
+    assert scripts.REDRIVE(client, [], [P, Q, "a"]) == 3, "the deliveries before it"
+    assert scripts.REDRIVE(client, [], [P, Q, "a"]) == -1
+    for delivery in (4, 5, 6):
+        assert pop(client) == [1, b"a", b"message", delivery]
+        hand_back(client, "a", "failed", 3, delivery=delivery)
+    letter = admin.dead_letter(client, P, Q, "a")
+    assert [(death.reason, death.deliveries) for death in letter.earlier] == [("delivery.limit", 3)]
+    assert letter.deliveries == 6
+    admin.redrive(client, P, Q, "a")
+    pop(client)
+    settle(client, "a", delivery=7)
+    assert not client.exists(keys.key(P, Q, keys.DEATHS), keys.key(P, Q, keys.HISTORY))
+
+
+def test_a_deleted_dead_letter_is_gone(client):
+    publish(client, "a")
+    pop(client)
+    hand_back(client, "a", "bury", "because")
+    admin.discard(client, P, Q, "a")
+    with pytest.raises(admin.UnknownDeadLetterError):
+        admin.discard(client, P, Q, "a")
+    left = {key.decode() for key in client.keys(f"{P}{Q}:*")}
+    assert left <= {keys.key(P, Q, keys.BELL), keys.key(P, Q, keys.WAITING)}
 
 
 def test_tombstones_end(client):

@@ -34,7 +34,11 @@ def parser() -> argparse.ArgumentParser:
     listing = actions.add_parser("list", help="the newest dead letters, newest first")
     listing.add_argument("queue", nargs="*", help="only these queues (default: all)")
     listing.add_argument("--most", type=int, default=100, help="at most so many of each queue (default: %(default)s)")
-    for name, text in (("show", "one dead letter, whole"), ("redrive", "put a dead letter back to its queue")):
+    for name, text in (
+        ("show", "one dead letter, whole"),
+        ("redrive", "put a dead letter back to its queue"),
+        ("delete", "delete a dead letter for good"),
+    ):
         one = actions.add_parser(name, help=text)
         one.add_argument("queue")
         one.add_argument("tag", help="its name, as `list` prints it")
@@ -85,9 +89,12 @@ def _dead_letters(client: redis.Redis, options: argparse.Namespace) -> None:
         _print(rows, ["queue", "tag", "task", "reason", "deliveries", "died_at", "reported"], as_json=options.json)
     elif options.action == "show":
         print(json.dumps(asdict(admin.dead_letter(client, prefix, options.queue, options.tag)), indent=2))
-    else:
+    elif options.action == "redrive":
         admin.redrive(client, prefix, options.queue, options.tag)
         print(f"redriven: {options.queue} {options.tag}")
+    else:
+        admin.discard(client, prefix, options.queue, options.tag)
+        print(f"deleted: {options.queue} {options.tag}")
 
 
 def _print(rows: list[dict[str, object]], columns: list[str], *, as_json: bool) -> None:

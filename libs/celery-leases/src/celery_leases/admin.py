@@ -1,4 +1,4 @@
-"""Looking at queues and dead letters, and redriving them."""
+"""Looking at queues and dead letters; redriving and deleting them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_leases import keys, scripts
-from celery_leases.sweep import decode
 
 if TYPE_CHECKING:
     import redis
@@ -25,6 +24,17 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
+class Death:
+    """An earlier end of a message that was redriven since."""
+
+    reason: str
+    deliveries: int
+    owner: str
+    died_at_ms: int
+    redriven_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message that was given up."""
 
@@ -36,6 +46,33 @@ class DeadLetter:
     died_at_ms: int
     reported: bool
     message: dict[str, Any]
+    # The oldest first.
+    earlier: tuple[Death, ...] = ()
+
+    @classmethod
+    def of(cls, queue: str, tag: str, raw: bytes, *, reported: bool) -> DeadLetter:
+        """Return the dead letter that Redis holds as `raw`."""
+        fields = json.loads(raw.decode("utf-8", "replace"))
+        return cls(
+            queue=queue,
+            tag=tag,
+            reason=fields["reason"],
+            deliveries=int(fields["deliveries"]),
+            owner=fields["owner"],
+            died_at_ms=int(fields["died_at_ms"]),
+            reported=reported,
+            message=decode(fields["message"]),
+            earlier=tuple(
+                Death(
+                    one["reason"],
+                    int(one["deliveries"]),
+                    one["owner"],
+                    int(one["died_at_ms"]),
+                    int(one["redriven_at_ms"]),
+                )
+                for one in fields.get("earlier", ())
+            ),
+        )
 
     @property
     def task_id(self) -> str | None:
@@ -65,6 +102,12 @@ def depth(client: redis.Redis, prefix: str, queue: str) -> Depth:
     return Depth(queue, live - running, running, delayed, dead)
 
 
+def dead_tags(client: redis.Redis, prefix: str, queue: str) -> list[str]:
+    """Return the tags of all dead letters of a queue, the oldest first."""
+    tags: list[Any] = client.zrange(keys.key(prefix, queue, keys.DEAD_AT), 0, -1)
+    return [tag.decode() for tag in tags]
+
+
 def dead_letters(client: redis.Redis, prefix: str, queue: str, most: int = 100) -> list[DeadLetter]:
     """Return the queue's newest dead letters, newest first."""
     tags: list[Any] = client.zrevrange(keys.key(prefix, queue, keys.DEAD_AT), 0, most - 1)
@@ -86,28 +129,43 @@ def dead_letter(client: redis.Redis, prefix: str, queue: str, tag: str) -> DeadL
     """
     raw: Any = client.hget(keys.key(prefix, queue, keys.DEAD), tag)
     if raw is None:
-        message = f"queue {queue!r} has no dead letter {tag!r}"
-        raise UnknownDeadLetterError(message)
-    fields = json.loads(raw.decode("utf-8", "replace"))
-    return DeadLetter(
-        queue=queue,
-        tag=tag,
-        reason=fields["reason"],
-        deliveries=int(fields["deliveries"]),
-        owner=fields["owner"],
-        died_at_ms=int(fields["died_at_ms"]),
-        reported=client.zscore(keys.key(prefix, queue, keys.UNREPORTED), tag) is None,
-        message=decode(fields["message"]),
-    )
+        raise _unknown(queue, tag)
+    reported = client.zscore(keys.key(prefix, queue, keys.UNREPORTED), tag) is None
+    return DeadLetter.of(queue, tag, raw, reported=reported)
 
 
 def redrive(client: redis.Redis, prefix: str, queue: str, tag: str) -> None:
-    """Put a dead letter back to the tail of its queue, with no deliveries counted.
+    """Put a dead letter back to the tail of its queue, blamed for nothing; its history stays until it ends well.
 
     Raises:
         UnknownDeadLetterError: when there is none of this tag.
 
     """
-    if not scripts.REDRIVE(client, [], [prefix, queue, tag]):
-        message = f"queue {queue!r} has no dead letter {tag!r}"
-        raise UnknownDeadLetterError(message)
+    if scripts.REDRIVE(client, [], [prefix, queue, tag]) < 0:
+        raise _unknown(queue, tag)
+
+
+def discard(client: redis.Redis, prefix: str, queue: str, tag: str) -> None:
+    """Delete a dead letter for good.
+
+    Raises:
+        UnknownDeadLetterError: when there is none of this tag.
+
+    """
+    if not scripts.DISCARD(client, [], [prefix, queue, tag]):
+        raise _unknown(queue, tag)
+
+
+def decode(message: str) -> dict[str, Any]:
+    """Return the message's envelope; what is not an envelope at all stands under ``raw``, beside empty headers."""
+    try:
+        envelope = json.loads(message)
+    except ValueError:
+        envelope = None
+    if not isinstance(envelope, dict):
+        return {"headers": {}, "properties": {}, "body": "", "raw": message}
+    return envelope
+
+
+def _unknown(queue: str, tag: str) -> UnknownDeadLetterError:
+    return UnknownDeadLetterError(f"queue {queue!r} has no dead letter {tag!r}")

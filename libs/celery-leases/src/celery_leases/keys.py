@@ -23,6 +23,8 @@ DELAYED_MESSAGES: Final = "delayed-messages"
 DEAD: Final = "dead"
 DEAD_AT: Final = "dead-at"
 UNREPORTED: Final = "unreported"
+# hash: tag -> how it died before (JSON), of messages that were redriven and have not ended since.
+DEATHS: Final = "deaths"
 # sorted set: tag -> time of its acknowledgement (tombstones).
 SETTLED: Final = "settled"
 # list: one element for each wake-up that an idle worker may take.
@@ -33,7 +35,7 @@ EXPIRES: Final = "expires"
 PRIORITY_STEPS: Final = (0, 3, 6, 9)
 PARTS: Final = (
     WAITING, *(f"{WAITING}.{step}" for step in PRIORITY_STEPS if step), LIVE, LEASES, OWNERS, HISTORY, PRIORITIES,
-    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, SETTLED, BELL, EXPIRES,
+    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, DEATHS, SETTLED, BELL, EXPIRES,
 )  # fmt: skip
 
 

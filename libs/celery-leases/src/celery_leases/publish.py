@@ -24,8 +24,10 @@ def source(name: str) -> str:
 PUBLISH_LUA: Final = source("publish")
 # leases_withdraw(prefix, queue, tag): takes away a message that waits or is delayed.
 WITHDRAW_LUA: Final = source("withdraw")
-# leases_redrive(prefix, queue, tag): puts a dead letter back to its queue.
-REDRIVE_LUA: Final = source("redrive")
+# leases_discard(prefix, queue, tag): deletes a dead letter.
+DISCARD_LUA: Final = source("discard")
+# leases_redrive(prefix, queue, tag): puts a dead letter back to its queue. Needs the text of publish before it.
+REDRIVE_LUA: Final = DISCARD_LUA + source("redrive")
 
 
 def tag(task_id: str, retries: int = 0, replaced_task_nesting: int = 0) -> str:

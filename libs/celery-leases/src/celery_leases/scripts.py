@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from celery_leases.publish import PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA, source
+from celery_leases.publish import DISCARD_LUA, PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA, source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +60,7 @@ PUBLISH = Script(
 )
 WITHDRAW = Script(WITHDRAW_LUA + "return leases_withdraw(ARGV[1], ARGV[2], ARGV[3])")
 REDRIVE = Script(PUBLISH_LUA + REDRIVE_LUA + "return leases_redrive(ARGV[1], ARGV[2], ARGV[3])")
+DISCARD = Script(DISCARD_LUA + "return leases_discard(ARGV[1], ARGV[2], ARGV[3])")
 POP = Script(_QUEUE + source("pop"))
 SETTLE = Script(_QUEUE + source("settle"))
 HAND_BACK = Script(_QUEUE + source("hand_back"))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kombu.utils.imports import symbol_by_name
 
 from celery_leases import keys, scripts
+from celery_leases.admin import decode
 
 if TYPE_CHECKING:
     import redis
@@ -95,17 +96,6 @@ class Sweeper:
             return 0
         scripts.REPORTED(self._client, [f"{self._options.key_prefix}{queue}"], [tag])
         return 1
-
-
-def decode(message: str) -> dict[str, Any]:
-    """Return the message's envelope; what is not an envelope at all stands under ``raw``, beside empty headers."""
-    try:
-        envelope = json.loads(message)
-    except ValueError:
-        envelope = None
-    if not isinstance(envelope, dict):
-        return {"headers": {}, "properties": {}, "body": "", "raw": message}
-    return envelope
 
 
 def milliseconds(seconds: float) -> int:

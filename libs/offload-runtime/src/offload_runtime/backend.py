@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.backends.base import BaseBackend
 from celery.exceptions import Reject
+from opentelemetry import metrics
 
 from celery_leases import worker
 from offload_contracts import NOTIFY_FAILURE, ContractError, NotifyFailure, Queue, by_name
@@ -203,6 +204,10 @@ class RecordBackend(BaseBackend):
             "message.undecodable": "the message could not be decoded",
         }
         error = {"code": reason, "message": texts.get(reason, "the message was rejected")}
+        metrics.get_meter("offload").create_counter(
+            "offload.dead_letters",
+            description="Messages that were given up, by reason; a letter told of twice counts twice",
+        ).add(1, {"offload.reason": reason})
         headers = message["headers"]
         # Whatever ran before, the burying has the last word: no delivery of this attempt comes after it.
         attempt, last = int(headers.get("retries") or 0), 2**31
@@ -211,7 +216,7 @@ class RecordBackend(BaseBackend):
 
     def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> list[Argument]:
         assert record.notify  # noqa: S101 -- only asked for when it is set
-        task_id = keys.failure_notice(record.task_id)
+        task_id = keys.failure_notice(record.task_id, len(record.redrives))
         message = NotifyFailure(
             to=record.notify,
             failed_task_id=record.task_id,

@@ -62,6 +62,6 @@ def figures(prefix: str, day: date) -> str:
     return f"{prefix}figures:{(day - date(1970, 1, 1)).days}"
 
 
-def failure_notice(task_id: str) -> str:
-    """Return the id of the task that tells a user of this task's failure: there is only ever one."""
-    return f"{task_id}-failure"
+def failure_notice(task_id: str, redrives: int = 0) -> str:
+    """Return the id of the task that tells a user of this task's failure: one for each time that it was tried."""
+    return f"{task_id}-failure" if redrives == 0 else f"{task_id}-failure-{redrives}"

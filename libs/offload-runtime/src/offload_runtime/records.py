@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from celery_leases.publish import PUBLISH_LUA, WITHDRAW_LUA
+from celery_leases.publish import DISCARD_LUA, PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA
 from celery_leases.scripts import Argument, Script
 from offload_runtime import keys
 
@@ -68,6 +68,8 @@ FINISH = RecordScript(RECORDS_LUA + PUBLISH_LUA + _lua("finish"))
 RETRY = RecordScript(RECORDS_LUA + _lua("retry"))
 PROGRESS = RecordScript(RECORDS_LUA + _lua("progress"))
 CANCEL = RecordScript(RECORDS_LUA + WITHDRAW_LUA + _lua("cancel"))
+REDRIVE = RecordScript(RECORDS_LUA + PUBLISH_LUA + REDRIVE_LUA + _lua("redrive"))
+DISCARD = RecordScript(RECORDS_LUA + DISCARD_LUA + _lua("discard"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,8 @@ class Record:
     parent_task_id: str | None
     upload: str | None
     steps: tuple[StepRecord, ...]
+    # Each time it came back from the dead letters: at, step, reason, deliveries, worker, died_at.
+    redrives: tuple[dict[str, Any], ...] = ()
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
@@ -191,6 +195,7 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         parent_task_id=fields.get("parent_task_id"),
         upload=fields.get("upload"),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),
+        redrives=tuple(json.loads(fields.get("redrives", "[]"))),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-from gateway import operations, problems, routes
+from gateway import operations, operators, problems, routes
 from gateway.auth import Keys
 from gateway.dispatch import Dispatcher
 from gateway.operations import Metrics
@@ -61,6 +61,7 @@ def create(settings: GatewaySettings) -> FastAPI:
     )
     app.state.parts = parts
     app.include_router(routes.router)
+    app.include_router(operators.router)
     app.include_router(operations.router)
     problems.install(app, metrics.problems)
     if started is not None:

@@ -31,6 +31,12 @@ class Metrics:
         self.leftover_uploads = Counter(
             "offload_leftover_uploads_total", "Uploads left for the clean-up to delete", registry=self.registry
         )
+        self.dead_letters = Counter(
+            "offload_dead_letters_total",
+            "Dead letters by what operators did",
+            ["queue", "outcome"],
+            registry=self.registry,
+        )
         self.messages = Gauge(
             "offload_queue_messages", "Messages by queue and place", ["queue", "place"], registry=self.registry
         )

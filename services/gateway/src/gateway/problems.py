@@ -6,6 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -49,7 +50,7 @@ class Problem(Exception):  # noqa: N818 -- RFC 9457's own word
         return JSONResponse(body, self.status, headers, MEDIA_TYPE)
 
 
-def invalid(error: ValidationError) -> Problem:
+def invalid(error: ValidationError | RequestValidationError) -> Problem:
     """Return the problem of a request whose fields are not right; the values themselves are not repeated."""
     errors = [
         {"field": ".".join(map(str, one["loc"])) or "body", "message": one["msg"].removeprefix("Value error, ")}
@@ -78,6 +79,10 @@ def install(app: FastAPI, counter: Counter) -> None:
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
         return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def fields(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(invalid(error))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:

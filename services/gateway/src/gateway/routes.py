@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
-from gateway import dispatch, problems, queues, views
+from gateway import dispatch, problems, views
+from gateway.bodies import json_body, openapi_body, schema_of
 from gateway.problems import Problem
 from gateway.requests import EmailRequest, ImageRequest, ReportRequest
 from gateway.uploads import Upload
@@ -60,35 +60,12 @@ def _caller(request: Request) -> Caller:
     return _parts(request).keys.caller(request)
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI of a JSON body that we read ourselves, within our limit."""
-    schema = {"application/json": {"schema": model.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    return {"requestBody": {"required": True, "content": schema}}
-
-
 def _parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    schema = model.model_json_schema()
-    found = []
-    for name, value in schema["properties"].items():
-        reference = value.get("$ref", "").rpartition("/")[2]
-        shape = schema.get("$defs", {}).get(reference, value) if reference else value
-        shape = {key: part for key, part in shape.items() if key != "$ref"}
-        options = shape.get("anyOf", [])
-        for option in options:
-            target = option.get("$ref", "").rpartition("/")[2]
-            if target:
-                option.clear()
-                option.update(schema["$defs"][target])
-        found.append(
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "schema": shape,
-                "description": value.get("description", ""),
-            }
-        )
-    return found
+    """Return the OpenAPI of a model's fields as query parameters."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": shape, "description": shape.get("description", "")}
+        for name, shape in schema_of(model)["properties"].items()
+    ]
 
 
 _KEY = {
@@ -166,13 +143,13 @@ async def post_image(request: Request) -> Response:
 @router.post(
     "/emails",
     status_code=HTTPStatus.ACCEPTED,
-    openapi_extra=_body(EmailRequest) | {"parameters": [_KEY]},
+    openapi_extra=openapi_body(EmailRequest) | {"parameters": [_KEY]},
     tags=["tasks"],
 )
 async def post_email(request: Request) -> Response:
     """Send a mail, from a template and its context or from a subject and a text."""
     caller = _caller(request)
-    options = await _json(request, EmailRequest)
+    options = await json_body(request, EmailRequest)
     # Each of these has been checked already, by the same types.
     message = SendMail.model_construct(
         to=options.to,
@@ -189,13 +166,13 @@ async def post_email(request: Request) -> Response:
 @router.post(
     "/reports",
     status_code=HTTPStatus.ACCEPTED,
-    openapi_extra=_body(ReportRequest) | {"parameters": [_KEY]},
+    openapi_extra=openapi_body(ReportRequest) | {"parameters": [_KEY]},
     tags=["tasks"],
 )
 async def post_report(request: Request) -> Response:
     """Render a PDF report with a chart and a table."""
     caller = _caller(request)
-    options = await _json(request, ReportRequest)
+    options = await json_body(request, ReportRequest)
     step = ChainStep.of(RENDER_REPORT, RenderReport(rows=options.rows, title=options.title))
     return await _post(request, caller, "report", step, options, user_id=options.user_id, notify=options.notify)
 
@@ -263,31 +240,6 @@ async def get_output(request: Request, task_id: str, name: str, token: str | Non
     return StreamingResponse(chunks, media_type=_MEDIA_TYPES[match["extension"]], headers=headers)
 
 
-@router.get("/queues", tags=["queues"])
-async def get_queues(request: Request) -> Response:
-    """Show how every queue stands. For operators."""
-    return JSONResponse({"queues": [dataclasses.asdict(state) for state in await _queues(request)]})
-
-
-@router.get("/queues/{name}", tags=["queues"])
-async def get_queue(request: Request, name: str) -> Response:
-    """Show how one queue stands: waiting, running, delayed, dead, and the age of what is next. For operators."""
-    for state in await _queues(request):
-        if state.name == name:
-            return JSONResponse(dataclasses.asdict(state))
-    raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
-
-
-async def _queues(request: Request) -> list[queues.QueueState]:
-    parts = _parts(request)
-    if not _caller(request).is_operator:
-        raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "this needs an API key with the scope operator")
-    try:
-        return await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
-    except RedisError:
-        raise dispatch.unavailable() from None
-
-
 async def _post(
     request: Request,
     caller: Caller,
@@ -314,27 +266,6 @@ async def _post(
 
 def _fingerprint(request: Request, options: BaseModel) -> str:
     return dispatch.fingerprint("POST", request.url.path, options.model_dump(mode="json", exclude_unset=True))
-
-
-async def _json[M: BaseModel](request: Request, model: type[M]) -> M:
-    """Return the JSON body, checked.
-
-    Raises:
-        Problem: 413 ``body.too_large``, 415 ``request.media_type``, 422 ``request.invalid``.
-
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "request.media_type", "send application/json")
-    limit = _parts(request).settings.body_limit_bytes
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a body may have {limit:,} bytes")
-    try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as error:
-        raise problems.invalid(error) from None
 
 
 def _validated[M: BaseModel](model: type[M], fields: Mapping[str, str]) -> M:

@@ -1,11 +1,17 @@
-"""A task as the API shows it."""
+"""Tasks and dead letters as the API shows them."""
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from gateway.dead_letters import name_of
+from offload_runtime import keys, telemetry
+
 if TYPE_CHECKING:
+    from celery_leases.admin import DeadLetter
     from offload_runtime.records import Record, StepRecord
 
 
@@ -33,6 +39,17 @@ def task(record: Record, *, operator: bool) -> dict[str, Any]:
         "steps": [_step(step, operator=operator) for step in record.steps],
         "result": last.result if record.state == "SUCCESS" else None,
         "error": _error(failed, operator=operator) if failed else None,
+        "redrives": [
+            {
+                "at": _time(redrive["at"]),
+                "step": redrive["step"],
+                "reason": redrive["reason"],
+                "deliveries": redrive["deliveries"],
+                "last_worker": redrive["worker"],
+                "died_at": _time(redrive["died_at"]),
+            }
+            for redrive in record.redrives
+        ],
         "links": {
             "self": status_url(record.task_id),
             "outputs": [
@@ -74,6 +91,47 @@ def sentence(record: Record) -> str:  # noqa: PLR0911 -- one return for each thi
     if record.due_at and current.number == 1:
         return f"Delayed until {_time(record.due_at)}."
     return f"Waiting for {where}."
+
+
+def dead_letter(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
+    """Return a dead letter; its message only when it is asked for `whole`."""
+    headers = letter.message.get("headers") or {}
+    step = keys.step_of(letter.task_id) if letter.task_id else None
+    shown = {
+        "id": str(name_of(letter)),
+        "queue": letter.queue,
+        "task_id": step.task_id if step else None,
+        "step": step.number if step else None,
+        "task": headers.get("task"),
+        "reason": letter.reason,
+        "deliveries": letter.deliveries,
+        "last_worker": letter.owner,
+        "died_at": _time(letter.died_at_ms),
+        "reported": letter.reported,
+        "trace_id": telemetry.trace_id_of(headers) or None,
+        "earlier": [
+            {
+                "reason": death.reason,
+                "deliveries": death.deliveries,
+                "last_worker": death.owner,
+                "died_at": _time(death.died_at_ms),
+                "redriven_at": _time(death.redriven_at_ms),
+            }
+            for death in letter.earlier
+        ],
+    }
+    if whole:
+        shown["message"] = {"headers": headers, "body": _body(letter.message)}
+    return shown
+
+
+def _body(message: dict[str, Any]) -> Any:  # noqa: ANN401 -- whatever was sent
+    """Return a message's body decoded, where it is what Celery writes; else as it came."""
+    body = message.get("body", "")
+    try:
+        return json.loads(base64.b64decode(body, validate=True))
+    except (ValueError, TypeError):
+        return message.get("raw", body)
 
 
 def _step(step: StepRecord, *, operator: bool) -> dict[str, Any]:

@@ -82,12 +82,16 @@ def clean_up(
 ) -> dict[str, float | str]:
     """Delete outputs past their retention, and uploads whose record is gone; `thorough` looks at Redis too.
 
-    A record that is still there keeps its upload: a task that waits, or a dead letter, needs it.
+    A record that is still there keeps its upload: a task that waits, or a dead letter, needs it. A dead letter keeps
+    its task's outputs too: once it is redriven, its step wants what the steps before have made.
     """
     deleted = {"outputs": 0, "uploads": 0}
     oldest_output = now - timedelta(seconds=settings.output_retention_seconds)
+    dead = _tasks_of_dead_letters(settings, client)
     for blob in store.list(blobs.OUTPUTS):
-        if blob.modified_at < oldest_output and not _has_open_record(settings, client, blob.key):
+        if blob.modified_at >= oldest_output or _task_id(blob.key) in dead:
+            continue
+        if not _has_open_record(settings, client, blob.key):
             store.delete(blob.key)
             deleted["outputs"] += 1
     oldest_upload = now - timedelta(seconds=settings.orphan_grace_seconds)
@@ -101,8 +105,20 @@ def clean_up(
     return {**deleted}
 
 
+def _task_id(blob_key: str) -> str:
+    return blob_key.split("/")[1]
+
+
 def _record_key(settings: MailWorkerSettings, blob_key: str) -> str:
-    return keys.record(settings.key_prefix, blob_key.split("/")[1])
+    return keys.record(settings.key_prefix, _task_id(blob_key))
+
+
+def _tasks_of_dead_letters(settings: MailWorkerSettings, client: redis.Redis) -> frozenset[str]:
+    return frozenset(
+        keys.step_of(tag.rsplit(":", 2)[0]).task_id
+        for queue in Queue
+        for tag in admin.dead_tags(client, settings.broker_prefix, queue.value)
+    )
 
 
 def _has_open_record(settings: MailWorkerSettings, client: redis.Redis, blob_key: str) -> bool:

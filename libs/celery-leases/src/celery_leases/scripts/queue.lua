@@ -59,8 +59,11 @@ local function bury(base, tag, reason, owner, h, now)
   redis.call('HDEL', base .. ':live', tag)
   redis.call('HDEL', base .. ':history', tag)
   redis.call('HDEL', base .. ':priorities', tag)
+  local earlier = redis.call('HGET', base .. ':deaths', tag)
+  redis.call('HDEL', base .. ':deaths', tag)
   redis.call('HSET', base .. ':dead', tag, cjson.encode({
-    message = message, reason = reason, deliveries = h.deliveries, owner = owner, died_at_ms = now}))
+    message = message, reason = reason, deliveries = h.deliveries, owner = owner, died_at_ms = now,
+    earlier = earlier and cjson.decode(earlier) or nil}))
   redis.call('ZADD', base .. ':dead-at', now, tag)
   redis.call('ZADD', base .. ':unreported', now, tag)
 end

@@ -1,17 +1,25 @@
 -- leases_redrive(prefix, queue, tag)
--- Puts a dead letter back to the tail of its queue, with no deliveries counted. Needs leases_publish before it.
--- Returns 1 when it did, 0 when there is no such dead letter.
+-- Puts a dead letter back to the tail of its queue. Nobody is blamed for what was, but deliveries go on being counted
+-- from where they were: a run from before the death must stay older than every run after it.
+-- How it died is kept until the message ends well. Needs leases_publish before it.
+-- Returns the deliveries before it, or -1 when there is no such dead letter.
 local function leases_redrive(prefix, queue, tag)
   local base = prefix .. queue
-  local letter = redis.call('HGET', base .. ':dead', tag)
-  if not letter then
-    return 0
+  local text = redis.call('HGET', base .. ':dead', tag)
+  if not text then
+    return -1
   end
-  redis.call('HDEL', base .. ':dead', tag)
-  redis.call('ZREM', base .. ':dead-at', tag)
-  redis.call('ZREM', base .. ':unreported', tag)
+  local letter = cjson.decode(text)
+  local time = redis.call('TIME')
+  local deaths = letter.earlier or {}
+  deaths[#deaths + 1] = {
+    reason = letter.reason, deliveries = letter.deliveries, owner = letter.owner, died_at_ms = letter.died_at_ms,
+    redriven_at_ms = time[1] * 1000 + math.floor(time[2] / 1000)}
+  leases_discard(prefix, queue, tag)
   redis.call('ZREM', base .. ':settled', tag)
-  redis.call('HDEL', base .. ':history', tag)
-  leases_publish(prefix, queue, tag, cjson.decode(letter)['message'], 0, 0)
-  return 1
+  if leases_publish(prefix, queue, tag, letter.message, 0, 0) == 1 then
+    redis.call('HSET', base .. ':history', tag, string.format('%d 0 0 0', letter.deliveries))
+    redis.call('HSET', base .. ':deaths', tag, cjson.encode(deaths))
+  end
+  return letter.deliveries
 end

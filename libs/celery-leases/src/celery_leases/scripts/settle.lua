@@ -8,6 +8,7 @@ drop_lease(base, tag)
 redis.call('HDEL', base .. ':live', tag)
 if tonumber(ARGV[3]) > 1 then
   redis.call('HDEL', base .. ':history', tag)
+  redis.call('HDEL', base .. ':deaths', tag)
 end
 if tonumber(ARGV[5]) > 0 then
   redis.call('HDEL', base .. ':priorities', tag)

@@ -10,6 +10,7 @@ local function leases_withdraw(prefix, queue, tag)
   if removed > 0 then
     redis.call('ZREM', base .. ':delayed', tag)
     redis.call('HDEL', base .. ':history', tag)
+    redis.call('HDEL', base .. ':deaths', tag)
     redis.call('HDEL', base .. ':priorities', tag)
     return 1
   end

@@ -1,0 +1,47 @@
+-- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
+-- the gate lets it run again. Needs records.lua, publish.lua and the broker's redrive.lua.
+-- ARGV: prefix, broker prefix, queue, tag, task id, step.
+-- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
+-- yet), 'record.missing', 'task.ended' (cancelled, or done by another run).
+local prefix, broker, queue, tag, task_id, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local base, key = broker .. queue, record_key(prefix, task_id)
+local text = redis.call('HGET', base .. ':dead', tag)
+if not text then
+  return 'dead_letter.missing'
+end
+if redis.call('ZSCORE', base .. ':unreported', tag) then
+  return 'dead_letter.unreported'
+end
+local record = redis.call('HMGET', key, 'state', 'count', n .. ':state', 'kind', 'finished_at', 'idempotency_key',
+  'redrives', n .. ':error')
+if not record[1] then
+  return 'record.missing'
+end
+if record[1] ~= 'FAILURE' or record[3] ~= 'FAILURE' then
+  return 'task.ended'
+end
+local letter = cjson.decode(text)
+local redrives = record[7] and cjson.decode(record[7]) or {}
+redrives[#redrives + 1] = {
+  at = now_ms(), step = tonumber(n), reason = letter.reason, deliveries = letter.deliveries, worker = letter.owner,
+  died_at = letter.died_at_ms}
+redis.call('HSET', key, 'state', 'PENDING', 'redrives', cjson.encode(redrives),
+  n .. ':state', 'PENDING', n .. ':delivery', letter.deliveries)
+redis.call('HDEL', key, 'finished_at', 'cancel_requested', n .. ':error', n .. ':ended_at', n .. ':retry_at',
+  n .. ':progress')
+for later = n + 1, tonumber(record[2]) do
+  redis.call('HDEL', key, later .. ':state', later .. ':error', later .. ':ended_at')
+end
+-- Alive again: nothing of it expires before it ends again.
+redis.call('PERSIST', key)
+redis.call('PERSIST', prefix .. 'events:' .. task_id)
+if record[6] then
+  redis.call('PERSIST', record[6])
+end
+local figures = prefix .. 'figures:' .. string.format('%d', math.floor(tonumber(record[5]) / 86400000))
+if redis.call('EXISTS', figures) == 1 then
+  redis.call('HINCRBY', figures, record[4] .. ':FAILURE', -1)
+end
+emit(prefix, task_id, 'task', '', 'REDRIVEN')
+leases_redrive(broker, queue, tag)
+return 'redriven'

@@ -1,0 +1,193 @@
+"""The routes for operators: how the queues stand, and the dead letters."""
+
+from __future__ import annotations
+
+import dataclasses
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from redis.exceptions import RedisError
+
+from gateway import dispatch, queues, views
+from gateway.bodies import json_body, openapi_body
+from gateway.dead_letters import MOST, DeadLetters, Name, Place, place_of
+from gateway.problems import Problem
+from offload_contracts import Queue
+
+if TYPE_CHECKING:
+    from gateway.app import Parts
+
+_WHY = {
+    "dead_letter.missing": (HTTPStatus.NOT_FOUND, "there is no such dead letter"),
+    "dead_letter.unreported": (HTTPStatus.CONFLICT, "its task is being told of its end; try again in a few seconds"),
+    "record.missing": (HTTPStatus.CONFLICT, "its task has no record, so it would not be run"),
+    "task.ended": (HTTPStatus.CONFLICT, "its task was cancelled, or has been done since"),
+}
+
+
+async def _operator(request: Request) -> None:
+    """Let operators pass. Asynchronous, or FastAPI would run it in a thread.
+
+    Raises:
+        Problem: 403 ``auth.scope`` for any other key.
+
+    """
+    parts: Parts = request.app.state.parts
+    if not parts.keys.caller(request).is_operator:
+        raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "this needs an API key with the scope operator")
+
+
+router = APIRouter(prefix="/v1", dependencies=[Depends(_operator)])
+
+
+class Redrive(BaseModel):
+    """Which dead letters to bring back: these, or the newest of a queue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=MOST)
+    queue: Queue | None = None
+    reason: str | None = Field(default=None, description="Of the queue, only those that died of this.")
+    limit: int = Field(default=100, ge=1, le=MOST, description="Of the queue, so many at most.")
+
+
+@router.get("/queues", tags=["queues"])
+async def get_queues(request: Request) -> Response:
+    """Show how every queue stands."""
+    return JSONResponse({"queues": [dataclasses.asdict(state) for state in await _queues(request)]})
+
+
+@router.get("/queues/{name}", tags=["queues"])
+async def get_queue(request: Request, name: str) -> Response:
+    """Show how one queue stands: waiting, running, delayed, dead, and the age of what is next."""
+    for state in await _queues(request):
+        if state.name == name:
+            return JSONResponse(dataclasses.asdict(state))
+    raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
+
+
+@router.get("/dead-letters", tags=["dead letters"])
+async def get_dead_letters(
+    request: Request,
+    queue: Queue | None = None,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 100,
+) -> Response:
+    """List the messages that were given up, the newest first; `next_cursor` leads to the older ones."""
+    after = Place.of(cursor) if cursor else None
+    if cursor and after is None:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "cursor: not one of ours")
+    try:
+        letters = await _letters(request).newest([queue] if queue else list(Queue), limit, after)
+    except RedisError:
+        raise dispatch.unavailable() from None
+    more = str(place_of(letters[-1])) if len(letters) == limit else None
+    return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})
+
+
+@router.post("/dead-letters/redrive", openapi_extra=openapi_body(Redrive), tags=["dead letters"])
+async def redrive_many(request: Request) -> Response:
+    """Bring many back: by their ids, or the newest of a queue. Answers for each what became of it."""
+    wanted = await json_body(request, Redrive)
+    if (wanted.ids is None) == (wanted.queue is None):
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "give either ids or queue")
+    try:
+        ids = wanted.ids or await _of_queue(request, wanted)
+        results = [{"id": one, "outcome": await _redrive(request, Name.of(one))} for one in ids]
+    except RedisError:
+        # Some may be back already: bringing them back again finds them missing, and harms nothing.
+        raise dispatch.unavailable() from None
+    redriven = sum(result["outcome"] == "redriven" for result in results)
+    return JSONResponse({"redriven": redriven, "results": results})
+
+
+@router.get("/dead-letters/{letter_id:path}", tags=["dead letters"])
+async def get_dead_letter(request: Request, letter_id: str) -> Response:
+    """Show one whole: why it was given up, who had it last, its trace, its message, and how it died before."""
+    name = _name(letter_id)
+    try:
+        letter = await _letters(request).one(name)
+    except RedisError:
+        raise dispatch.unavailable() from None
+    if letter is None:
+        raise _refused("dead_letter.missing")
+    return JSONResponse(views.dead_letter(letter, whole=True))
+
+
+@router.post("/dead-letters/{letter_id:path}/redrive", tags=["dead letters"])
+async def redrive_one(request: Request, letter_id: str) -> Response:
+    """Bring one back: its task is PENDING again, with its id, its record and its files, and its history kept."""
+    name = _name(letter_id)
+    try:
+        outcome = await _redrive(request, name)
+    except RedisError:
+        raise dispatch.unavailable() from None
+    if outcome != "redriven":
+        raise _refused(outcome)
+    return JSONResponse({"id": str(name), "outcome": outcome})
+
+
+@router.delete("/dead-letters/{letter_id:path}", status_code=HTTPStatus.NO_CONTENT, tags=["dead letters"])
+async def delete_dead_letter(request: Request, letter_id: str) -> Response:
+    """Delete one for good; its task stays FAILURE, and its record lives as long as any other."""
+    name = _name(letter_id)
+    parts: Parts = request.app.state.parts
+    try:
+        outcome = await _letters(request).discard(name)
+    except RedisError:
+        raise dispatch.unavailable() from None
+    if outcome != "deleted":
+        raise _refused(outcome)
+    parts.metrics.dead_letters.labels(name.queue, outcome).inc()
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+async def _queues(request: Request) -> list[queues.QueueState]:
+    parts: Parts = request.app.state.parts
+    try:
+        return await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
+    except RedisError:
+        raise dispatch.unavailable() from None
+
+
+def _letters(request: Request) -> DeadLetters:
+    parts: Parts = request.app.state.parts
+    return DeadLetters(parts.dispatcher.client, parts.settings)
+
+
+async def _of_queue(request: Request, wanted: Redrive) -> list[str]:
+    """Return the ids of the newest of a queue that died of the reason asked for."""
+    found: list[str] = []
+    after = None
+    while len(found) < wanted.limit:
+        letters = await _letters(request).newest([str(wanted.queue)], MOST, after)
+        found += [str(place_of(one).name) for one in letters if wanted.reason in {None, one.reason}]
+        if len(letters) < MOST:
+            break
+        after = place_of(letters[-1])
+    return found[: wanted.limit]
+
+
+async def _redrive(request: Request, name: Name | None) -> str:
+    if name is None:
+        return "dead_letter.missing"
+    outcome = await _letters(request).redrive(name)
+    if outcome == "redriven":
+        parts: Parts = request.app.state.parts
+        parts.metrics.dead_letters.labels(name.queue, outcome).inc()
+    return outcome
+
+
+def _name(letter_id: str) -> Name:
+    name = Name.of(letter_id)
+    if name is None:
+        raise _refused("dead_letter.missing")
+    return name
+
+
+def _refused(code: str) -> Problem:
+    status, detail = _WHY[code]
+    return Problem(status, code, detail)
