@@ -124,6 +124,46 @@ def test_who_is_refused_does_not_stop_the_others(ready):
     assert len(ready.smtp.mails) == 1
 
 
+def outcomes(of: dict) -> dict[str, object]:
+    """Return what became of each recipient, by the part of its address that names it."""
+    return {one["address"].partition("@")[0]: one.get("code", one["outcome"]) for one in of["recipients"]}
+
+
+def test_the_api_tells_what_became_of_each_recipient(ready):
+    """One is taken, one refused, one deferred to the end; then one whose outcome the server leaves open."""
+    refuse, defer = once("RCPT bob@", "550 no such user", times=99), once("RCPT cat@", "451 greylisted", times=99)
+    ready.smtp.script = lambda stage, envelope: refuse(stage, envelope) or defer(stage, envelope)
+    three = [f"{name}@example.com" for name in ("ann", "bob", "cat")]
+    task = send(ready, to=three)
+    assert (task["state"], task["error"]["code"]) == ("FAILURE", "mail.deferred")
+    assert outcomes(task["error"]["details"]) == {"ann": "sent", "bob": 550, "cat": "not_sent"}
+    assert len(ready.smtp.to("ann@example.com")) == 1
+    done = send(ready, to=three[:2])
+    assert outcomes(done["result"]) == {"ann": "sent", "bob": 550}
+    refused = send(ready, to=three[1])
+    assert outcomes(refused["error"]["details"]) == {"bob": 550}
+
+
+def test_at_most_once_goes_on_for_those_that_are_still_open(ready):
+    """The server falls silent over Ann's copy; Bob, whom it had put off, gets his. Ann is never sent to again."""
+    defer, drop = once("RCPT bob@", "451 greylisted"), once("DOT", DROP)
+    ready.smtp.script = lambda stage, envelope: defer(stage, envelope) or drop(stage, envelope)
+    task = send(ready, to=["ann@example.com", "bob@example.com"], policy="at-most-once")
+    assert (task["state"], task["error"]["code"]) == ("FAILURE", "mail.outcome_unknown")
+    assert outcomes(task["error"]["details"]) == {"ann": "unknown", "bob": "sent"}
+    assert [len(ready.smtp.to(f"{name}@example.com")) for name in ("ann", "bob")] == [1, 1]
+
+
+def test_the_policy_of_the_notice_is_the_posts(ready):
+    ready.worker("image_worker")
+    ready.smtp.script = once("DOT", DROP)
+    client = ready.client()
+    task = ready.wait(client, ready.post_photo(client, notify_policy="at-most-once"))
+    assert (task["state"], task["error"]["code"]) == ("FAILURE", "mail.outcome_unknown")
+    assert len(task["links"]["outputs"]) == 2, "its outputs stay listed"
+    assert len(ready.smtp.to("ann@example.com")) == 1
+
+
 def test_connections_are_used_again(ready):
     for _ in range(12):
         assert send(ready)["state"] == "SUCCESS"

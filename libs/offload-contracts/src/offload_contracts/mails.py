@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -63,6 +63,7 @@ class Notify(Message):
 
     to: Address
     user_id: str | None = None
+    policy: MailPolicy = MailPolicy.AT_LEAST_ONCE
 
 
 class NotifyFailure(Message):
@@ -76,10 +77,21 @@ class NotifyFailure(Message):
     user_id: str | None = None
 
 
+class RecipientOutcome(Result):
+    """What became of one recipient of a mail."""
+
+    address: str
+    # Of `unknown` nobody can say whether the mail reached it; `not_sent` may be told again.
+    outcome: Literal["sent", "refused", "unknown", "not_sent"]
+    # The server's reply code, where it refused.
+    code: int | None = None
+
+
 class MailSent(Result):
-    """A mail was taken by the SMTP server for all of its recipients."""
+    """A mail was taken by the SMTP server for one of its recipients at least; for none it is unknown."""
 
     message_id: str
     accepted: int
-    # Recipients that the server refused for good, by reply code. Their addresses are not repeated here.
+    # Recipients that the server refused for good, by reply code.
     refused: tuple[int, ...] = ()
+    recipients: tuple[RecipientOutcome, ...] = ()

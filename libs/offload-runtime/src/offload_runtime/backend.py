@@ -258,7 +258,10 @@ def describe(error: BaseException, traceback: object) -> dict[str, Any]:
     elif isinstance(error, WorkerLostError):
         code, message = "task.worker_lost", "the process that ran the step died"
     described: dict[str, Any] = {"code": code, "message": redact(message), "type": type(error).__name__}
-    if not isinstance(error, StepError):
+    if isinstance(error, StepError):
+        if error.details:
+            described["details"] = error.details
+    else:
         text = str(traceback) if traceback else "".join(traceback_module.format_exception_only(error))
         described["traceback"] = redact(text)[-8000:]
     return described

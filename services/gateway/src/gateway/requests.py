@@ -44,6 +44,9 @@ class ImageRequest(_Request):
     animated: bool = Field(default=False, description="Keep all frames of a GIF or WebP; else the first.")
     thumbnail: ThumbnailSide | None = Field(default=None, description="Make a thumbnail too, of this longest side.")
     notify: Address | None = Field(default=None, description="Mail this address when it is done, or has failed.")
+    notify_policy: MailPolicy = Field(
+        default=MailPolicy.AT_LEAST_ONCE, description="What to do when the mail server leaves that mail's outcome open."
+    )
     user_id: Annotated[Plain, Field(max_length=200)] | None = Field(default=None, description="Your own word for whom.")
 
 

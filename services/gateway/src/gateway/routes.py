@@ -117,7 +117,9 @@ async def post_image(request: Request) -> Response:
         if options.thumbnail is not None:
             steps.append(ChainStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=options.thumbnail)))
         if options.notify is not None:
-            steps.append(ChainStep.of(NOTIFY, Notify(to=options.notify, user_id=options.user_id)))
+            steps.append(
+                ChainStep.of(NOTIFY, Notify(to=options.notify, user_id=options.user_id, policy=options.notify_policy))
+            )
         accepted = await parts.dispatcher.accept(
             caller,
             "image",

@@ -155,6 +155,8 @@ def _error(step: StepRecord, *, operator: bool) -> dict[str, Any] | None:
     if step.error is None or step.state == "SUCCESS":
         return None
     shown = {"code": step.error["code"], "message": step.error.get("message"), "step": step.name}
+    if "details" in step.error:
+        shown["details"] = step.error["details"]
     if operator and "traceback" in step.error:
         shown["traceback"] = step.error["traceback"]
     return shown

@@ -1,7 +1,7 @@
 """The mail ledger: one entry per step and recipient, outside of the SMTP server's word.
 
 Claimed before the text is sent, released by any reply or error before the final dot, closed by 250. A claim whose
-holder died after the dot is *unknown*: its policy decides whether it is sent again.
+holder died is *unknown*: it may have died after the dot. The mail's policy decides whether it is sent again.
 """
 
 from __future__ import annotations
@@ -38,29 +38,36 @@ class Opened:
 
     # When it was first opened: the Date of every copy.
     date: datetime
-    # Each recipient's entry: '', 'claimed …', 'sent' or 'refused CODE'.
+    # How many claims of older runs were given up as unknown just now.
+    lost: int
+    # Each recipient's entry: '', 'claimed …', 'sent', 'refused CODE' or 'unknown'.
     entries: tuple[str, ...]
 
 
 class Ledger:
     """The ledger of one run of one step. Waits for Redis."""
 
-    def __init__(self, client: redis.Redis, prefix: str, keep_seconds: int, run: Run) -> None:
-        """Name the ledger and the run that writes into it."""
+    def __init__(self, client: redis.Redis, prefix: str, keep_seconds: int, run: Run, policy: MailPolicy) -> None:
+        """Name the ledger, the run that writes into it, and what a lost outcome means."""
         self._client = client
         self._key = keys.ledger(prefix, run.celery_id)
         self._keep_ms = keep_seconds * 1000
         self._run = run
+        self._policy = policy
 
-    def open(self, recipients: int) -> Opened:
-        """Return what is known of each recipient."""
-        date_ms, *entries = self._do(_OPEN, [self._keep_ms, recipients])
+    def open(self, recipients: int) -> Opened | None:
+        """Return what is known of each recipient, and shut out every older run; None when this one is shut out."""
+        arguments = [self._keep_ms, self._run.attempt, self._run.delivery, self._policy.value, recipients]
+        found = self._do(_OPEN, arguments)
+        if found is None:
+            return None
+        date_ms, lost, *entries = found
         date = datetime.fromtimestamp(int(date_ms) // 1000, UTC)
-        return Opened(date, tuple(entry.decode() for entry in entries))
+        return Opened(date, int(lost), tuple(entry.decode() for entry in entries))
 
-    def claim(self, positions: Sequence[int], policy: MailPolicy) -> str:
-        """Claim recipients, all or none. Returns ``claimed``, or ``again``, ``sent``, ``newer``, ``unknown``."""
-        arguments = [self._run.attempt, self._run.delivery, policy.value, *(one + 1 for one in positions)]
+    def claim(self, positions: Sequence[int]) -> str:
+        """Claim recipients, all or none. Returns ``claimed``, ``again`` or ``newer``."""
+        arguments = [self._run.attempt, self._run.delivery, *(one + 1 for one in positions)]
         outcome: str = self._do(_CLAIM, arguments).decode()
         return outcome
 

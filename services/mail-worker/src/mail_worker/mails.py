@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 
 from mail_worker import compose
-from mail_worker.ledger import Ledger
+from mail_worker.ledger import Ledger, Opened
 from mail_worker.smtp import OutcomeUnknownError, Sender
-from offload_contracts import MailPolicy, MailSent
+from offload_contracts import MailPolicy, MailSent, RecipientOutcome
 from offload_runtime.errors import PermanentError, StepError, TemporaryError
 
 if TYPE_CHECKING:
@@ -46,12 +46,15 @@ class Mailer:
 
         Raises:
             TemporaryError: when the server, or a recipient's mailbox, says "later".
-            PermanentError: ``mail.refused`` when no recipient is left, ``mail.outcome_unknown`` by policy.
+            PermanentError: ``mail.refused`` when no recipient is left, ``mail.outcome_unknown`` by policy. Each error
+                tells in its details what became of each recipient.
 
         """
         settings = self.settings
-        ledger = Ledger(self.client, settings.key_prefix, settings.dead_letter_retention_seconds, run)
-        opened = ledger.open(len(to))
+        ledger = Ledger(self.client, settings.key_prefix, settings.dead_letter_retention_seconds, run, policy)
+        opened = _open(ledger, len(to))
+        if opened.lost:
+            _count("mail.outcome_unknown", policy)
         open_positions = [
             position for position, entry in enumerate(opened.entries) if not entry or entry.startswith("claimed")
         ]
@@ -59,13 +62,13 @@ class Mailer:
             content(opened.date), sender=settings.mail_from, to=to, mail_id=run.celery_id, date=opened.date
         )
         if open_positions:
-            self._send_to(ledger, bytes(mail), [(one, to[one]) for one in open_positions], policy)
-            opened = ledger.open(len(to))
-        refused = tuple(int(entry.split()[1]) for entry in opened.entries if entry.startswith("refused"))
-        accepted = sum(entry == "sent" for entry in opened.entries)
-        if not accepted:
-            raise PermanentError("mail.refused", f"the mail server refused every recipient ({refused[0]})")
-        return MailSent(message_id=str(mail["Message-ID"]), accepted=accepted, refused=refused)
+            try:
+                self._send_to(ledger, bytes(mail), [(one, to[one]) for one in open_positions], policy)
+            except StepError as error:
+                outcomes = _outcomes(to, _open(ledger, len(to)).entries)
+                raise type(error)(error.code, error.message, _details(outcomes)) from None
+        outcomes = _outcomes(to, _open(ledger, len(to)).entries)
+        return _judge(outcomes, str(mail["Message-ID"]))
 
     def _send_to(self, ledger: Ledger, mail: bytes, to: Sequence[tuple[int, str]], policy: MailPolicy) -> None:
         claimed: list[int] = []
@@ -75,15 +78,12 @@ class Mailer:
         def claim(accepted: Sequence[int]) -> bool:
             positions = [to[one][0] for one in accepted]
             asked_at = time.monotonic()
-            outcome = ledger.claim(positions, policy)
-            if outcome == "unknown":
-                _count("mail.outcome_unknown", policy)
-                raise PermanentError("mail.outcome_unknown", "it is not known whether the mail was delivered")
+            outcome = ledger.claim(positions)
+            if outcome == "newer":
+                return False
             if outcome == "again":
                 _count("mail.sent_again", policy)
                 logger.warning("sending again with the same Message-ID: the outcome of an earlier attempt is not known")
-            if outcome in {"sent", "newer"}:
-                return False
             claimed.extend(positions)
             return time.monotonic() - asked_at < fresh_seconds
 
@@ -92,8 +92,10 @@ class Mailer:
         except OutcomeUnknownError:
             if policy is MailPolicy.AT_MOST_ONCE:
                 _count("mail.outcome_unknown", policy)
-                raise PermanentError("mail.outcome_unknown", "it is not known whether the mail was delivered") from None
-            # The claim stays: the next attempt finds it, and counts the copy that it sends.
+                ledger.close(claimed, "unknown")
+                if len(claimed) == len(to):
+                    return
+            # With at-least-once the claim stays: the next attempt finds it, and counts the copy that it sends.
             raise TemporaryError("mail.outcome_unknown", "the mail server fell silent after the mail") from None
         except StepError:
             ledger.close(claimed, "")
@@ -103,6 +105,49 @@ class Mailer:
             ledger.close([to[one][0]], f"refused {code}")
         if sent.deferred:
             raise TemporaryError("mail.deferred", f"the mail server said later for {len(sent.deferred)} recipients")
+
+
+def _open(ledger: Ledger, recipients: int) -> Opened:
+    opened = ledger.open(recipients)
+    if opened is None:
+        raise TemporaryError("mail.claim_lost", "another worker sends this mail")
+    return opened
+
+
+def _outcomes(to: Sequence[str], entries: Sequence[str]) -> list[RecipientOutcome]:
+    """Return what became of each recipient, from the ledger's entries."""
+    found = []
+    for address, entry in zip(to, entries, strict=True):
+        what, _, code = entry.partition(" ")
+        if what == "sent":
+            found.append(RecipientOutcome(address=address, outcome="sent"))
+        elif what == "refused":
+            found.append(RecipientOutcome(address=address, outcome="refused", code=int(code)))
+        else:
+            found.append(RecipientOutcome(address=address, outcome="unknown" if what else "not_sent"))
+    return found
+
+
+def _details(outcomes: Sequence[RecipientOutcome]) -> dict[str, Any]:
+    return {"recipients": [one.model_dump(mode="json", exclude_defaults=True) for one in outcomes]}
+
+
+def _judge(outcomes: Sequence[RecipientOutcome], message_id: str) -> MailSent:
+    """Return the result of a mail of which nothing is left to do.
+
+    Raises:
+        PermanentError: when it was taken for nobody, or when it is not known whether somebody has it.
+
+    """
+    refused = tuple(one.code for one in outcomes if one.code is not None)
+    accepted = sum(one.outcome == "sent" for one in outcomes)
+    if any(one.outcome == "unknown" for one in outcomes):
+        text = "it is not known whether the mail was delivered"
+        raise PermanentError("mail.outcome_unknown", text, _details(outcomes))
+    if not accepted:
+        text = f"the mail server refused every recipient ({refused[0]})"
+        raise PermanentError("mail.refused", text, _details(outcomes))
+    return MailSent(message_id=message_id, accepted=accepted, refused=refused, recipients=tuple(outcomes))
 
 
 def _count(what: str, policy: MailPolicy) -> None:

@@ -45,7 +45,7 @@ def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa
         return mailer.send(run, message.to, lambda _: _content(message), message.policy)
 
     def notify(message: Notify, run: Run) -> Outputs:
-        mailer.send(run, [message.to], lambda date: _notice(run, date))
+        mailer.send(run, [message.to], lambda date: _notice(run, date), message.policy)
         return run.outputs
 
     def _notice(run: Run, date: datetime) -> compose.Content:

@@ -1,28 +1,24 @@
--- Claims recipients before DATA. KEYS[1]: ledger. ARGV: attempt, delivery, policy, recipients (from 1).
--- An entry is 'claimed ATTEMPT DELIVERY', 'sent' or 'refused CODE'. Returns 'claimed', 'again' (a lost outcome came before), 'sent', 'newer' or 'unknown'.
-local mine = {tonumber(ARGV[1]), tonumber(ARGV[2])}
-local unknown = false
-for i = 4, #ARGV do
+-- Claims recipients before DATA, all or none. KEYS[1]: ledger. ARGV: attempt, delivery, recipients (from 1).
+-- An entry is 'claimed ATTEMPT DELIVERY', 'sent', 'refused CODE' or 'unknown'. Returns 'claimed', 'again' (a claim whose
+-- outcome was lost is taken over, and counted), or 'newer' (another run has opened the ledger since, or has sent the mail).
+local mine = ARGV[1] .. ' ' .. ARGV[2]
+if redis.call('HGET', KEYS[1], 'run') ~= mine then
+  return 'newer'
+end
+local lost = 0
+for i = 3, #ARGV do
   local entry = redis.call('HGET', KEYS[1], ARGV[i])
-  if entry == 'sent' then
-    return 'sent'
+  if entry and not string.find(entry, '^claimed ') then
+    return 'newer'
   end
-  local attempt, delivery = string.match(entry or '', '^claimed (%d+) (%d+)$')
-  if attempt then
-    attempt, delivery = tonumber(attempt), tonumber(delivery)
-    if attempt > mine[1] or (attempt == mine[1] and delivery > mine[2]) then
-      return 'newer'
-    end
-    unknown = true
+  if entry then
+    lost = lost + 1
   end
 end
-if unknown then
-  redis.call('HINCRBY', KEYS[1], 'ambiguous', 1)
-  if ARGV[3] == 'at-most-once' then
-    return 'unknown'
-  end
+if lost > 0 then
+  redis.call('HINCRBY', KEYS[1], 'ambiguous', lost)
 end
-for i = 4, #ARGV do
-  redis.call('HSET', KEYS[1], ARGV[i], 'claimed ' .. ARGV[1] .. ' ' .. ARGV[2])
+for i = 3, #ARGV do
+  redis.call('HSET', KEYS[1], ARGV[i], 'claimed ' .. mine)
 end
-return unknown and 'again' or 'claimed'
+return lost > 0 and 'again' or 'claimed'
