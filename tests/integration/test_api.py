@@ -390,8 +390,9 @@ def test_links_are_for_one_output_and_for_a_time(offload, shop):
 # -- operations
 
 
-def test_the_operators_routes(offload):
+def test_the_operators_routes(offload, shop):
     anonymous = offload.client()
+    assert shop.post("/v1/images", content=photo(), headers=JPEG).status_code == 202
     assert anonymous.get("/healthz").json() == {"status": "alive"}
     ready = anonymous.get("/readyz").json()
     assert (ready["status"], ready["warnings"], ready["development_mode"]) == ("ready", [], False)

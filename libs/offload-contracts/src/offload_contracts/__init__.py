@@ -29,5 +29,6 @@ __all__ = [
     "ALL", "CHECK_HEALTH", "CLEAN_UP", "NOTIFY", "NOTIFY_FAILURE", "RENDER_REPORT", "REPORT_DAILY", "RESIZE_IMAGE",
     "SEND_MAIL", "THUMBNAIL_IMAGE", "Address", "CleanUp", "ContractError", "Fit", "HealthCheck", "ImageFormat",
     "MailPolicy", "MailSent", "Message", "Notify", "NotifyFailure", "Output", "Outputs", "Queue", "RecipientOutcome",
-    "RenderReport", "Report", "ResizeImage", "Result", "SendMail", "Swept", "TaskContract", "Template", "ThumbnailImage", "by_name",
+    "RenderReport", "Report", "ResizeImage", "Result", "SendMail", "Swept", "TaskContract", "Template",
+    "ThumbnailImage", "by_name",
 ]  # fmt: skip

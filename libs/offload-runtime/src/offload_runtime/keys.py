@@ -42,6 +42,11 @@ def idempotency(prefix: str, owner: str, idempotency_key: str) -> str:
     return f"{prefix}idempotency:{owner}:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
 
 
+def rate(prefix: str, owner: str) -> str:
+    """Return the key of how fast an owner has posted."""
+    return f"{prefix}rate:{owner}"
+
+
 def ledger(prefix: str, celery_id: str) -> str:
     """Return the key of the mail ledger of one step."""
     return f"{prefix}ledger:{celery_id}"

@@ -73,6 +73,14 @@ DISCARD = RecordScript(RECORDS_LUA + DISCARD_LUA + _lua("discard"))
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast one owner may post: so many tasks a second in the long run, and so many at once."""
+
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewTask:
     """A task that is to be accepted."""
 
@@ -111,16 +119,19 @@ def accept(
     fingerprint: str = "",
     most_waiting: int = 0,
     is_nearly_full: bool = False,
+    rate: Rate | None = None,
 ) -> Call:
     """Return the script that takes a task: record, message and idempotency key, or nothing.
 
     `idempotency_key` is a whole Redis key (see `keys.idempotency`); `most_waiting` 0 means that there is no limit.
-    Neither that nor `is_nearly_full` refuses what was accepted before.
+    Neither that, nor `is_nearly_full`, nor the `rate` refuses what was accepted before.
     """
     message = task.envelope
     return ACCEPT(
         prefix, broker_prefix, task.task_id, message.queue, message.tag, message.text, message.due_ms,
-        idempotency_key, fingerprint, most_waiting, int(is_nearly_full), len(task.steps), *task.fields(),
+        idempotency_key, fingerprint, most_waiting, int(is_nearly_full),
+        keys.rate(prefix, task.owner) if rate else "", 1000 / rate.per_second if rate else 0, rate.burst if rate else 0,
+        len(task.steps), *task.fields(),
     )  # fmt: skip
 
 

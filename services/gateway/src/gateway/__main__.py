@@ -41,15 +41,17 @@ def _serve() -> None:
     import uvicorn
 
     from gateway.app import create
+    from gateway.protocol import TimedProtocol
     from gateway.settings import GatewaySettings
 
     settings = GatewaySettings()
+    TimedProtocol.header_timeout_seconds = settings.header_timeout_seconds
     uvicorn.run(
         create(settings),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=TimedProtocol,
         access_log=False,
         log_config=None,
         server_header=False,

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import time
@@ -75,6 +76,10 @@ class Dispatcher:
         self._origin = f"{os.getpid()}@{socket.gethostname()}"
         self._tracer = trace.get_tracer("offload") if telemetry.is_enabled() else trace.NoOpTracer()
         self._sampler: asyncio.Task[None] | None = None
+        per_second = settings.rate_limit_per_second
+        self._rate = records.Rate(per_second, settings.rate_limit_burst) if per_second else None
+        # Until when (monotonic) a caller that has just been refused is refused before its body is read.
+        self._too_fast: dict[str, float] = {}
 
     async def start(self) -> None:
         """Look at Redis once, and then every second."""
@@ -89,19 +94,26 @@ class Dispatcher:
                 await self._sampler
         await self.client.aclose()
 
-    def check(self, idempotency_key: str | None) -> None:
+    def check(self, caller: Caller, idempotency_key: str | None) -> None:
         """Refuse before the body is read, where it is known already that it could not be accepted.
 
         With an idempotency key the task may have been accepted before: then the script decides.
 
         Raises:
-            Problem: 503 ``redis.unavailable`` or ``redis.memory``.
+            Problem: 503 ``redis.unavailable`` or ``redis.memory``, 429 ``rate.limited``.
 
         """
         if not self.health.is_up:
             raise unavailable()
-        if self.health.is_nearly_full and idempotency_key is None:
+        if idempotency_key is not None:
+            return
+        if self.health.is_nearly_full:
             raise _nearly_full()
+        if self._too_fast:
+            wait_seconds = self._too_fast.get(caller.name, 0) - time.monotonic()
+            if wait_seconds > 0:
+                raise self._limited(wait_seconds)
+            self._too_fast.pop(caller.name, None)
 
     async def accept(
         self,
@@ -118,7 +130,7 @@ class Dispatcher:
         """Accept a task, or nothing of it. `fields` are the record's (user_id, notify, upload, upload_sha256).
 
         Raises:
-            Problem: 422 ``idempotency.conflict``, 429 ``queue.full``, 503 ``accept.unknown``.
+            Problem: 422 ``idempotency.conflict``, 429 ``queue.full`` or ``rate.limited``, 503 ``accept.unknown``.
 
         """
         first = steps[0]
@@ -149,6 +161,7 @@ class Dispatcher:
                 fingerprint=fingerprint,
                 most_waiting=settings.queue_limit,
                 is_nearly_full=self.health.is_nearly_full,
+                rate=self._rate,
             )
             answer, subject = await self._run(call)
         if answer == "memory":
@@ -160,6 +173,10 @@ class Dispatcher:
                 f"{subject} tasks wait in the queue {first.queue} already",
                 retry_after=10,
             )
+        if answer == "rate":
+            wait_seconds = int(subject) / 1000
+            self._too_fast[caller.name] = time.monotonic() + wait_seconds
+            raise self._limited(wait_seconds)
         if answer == "conflict":
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -167,6 +184,14 @@ class Dispatcher:
                 "this Idempotency-Key was used for another request",
             )
         return Accepted(subject, replayed=answer == "replayed")
+
+    def _limited(self, wait_seconds: float) -> Problem:
+        return Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "rate.limited",
+            f"this API key may post {self._settings.rate_limit_per_second:g} tasks a second",
+            retry_after=math.ceil(wait_seconds),
+        )
 
     async def _run(self, call: records.Call) -> tuple[str, str]:
         """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""

@@ -37,6 +37,9 @@ class Problem(Exception):  # noqa: N818 -- RFC 9457's own word
     def response(self) -> JSONResponse:
         """Return it as a response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+            # The rest of the body is not waited for.
+            headers["Connection"] = "close"
         if self.status is HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         body = {

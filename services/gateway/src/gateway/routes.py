@@ -94,7 +94,7 @@ async def post_image(request: Request) -> Response:
     """Resize an image: the raw body, or the field `file` of a form. The options come as query or as fields."""
     parts, caller = _parts(request), _caller(request)
     key = dispatch.idempotency_key(request.headers)
-    parts.dispatcher.check(key)
+    parts.dispatcher.check(caller, key)
     upload = Upload(request, parts.settings.upload_limit_bytes)
     query = dict(request.query_params)
     # What can be seen to be wrong already is refused before the body is read.
@@ -252,7 +252,7 @@ async def _post(
 ) -> Response:
     parts = _parts(request)
     key = dispatch.idempotency_key(request.headers)
-    parts.dispatcher.check(key)
+    parts.dispatcher.check(caller, key)
     accepted = await parts.dispatcher.accept(
         caller,
         kind,

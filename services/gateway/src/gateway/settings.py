@@ -30,6 +30,15 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     memory_limit_bytes: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Redis's memory where its `maxmemory` is 0; above 80 % posts get 503. 0: no limit."
     )
+    rate_limit_per_second: Annotated[float, Field(ge=0)] = Field(
+        default=0, description="Tasks that one API key may post a second, over all gateways; 429 above it. 0: no limit."
+    )
+    rate_limit_burst: Count = Field(default=100, description="How many of them may come at once.")
+    header_timeout_seconds: Seconds = Field(
+        default=10, description="How long a client may take over a request's headers; then the connection is closed."
+    )
+    body_idle_seconds: Seconds = Field(default=10, description="How long a body may stand still; then it gets 408.")
+    body_timeout_seconds: Seconds = Field(default=300, description="How long a body may take in all.")
     redis_timeout_seconds: Seconds = Field(
         default=0.9, description="One answer of Redis. An accept asks twice at most, so that a post ends within 2 s."
     )

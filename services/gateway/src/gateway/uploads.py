@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from gateway.bodies import received
 from gateway.problems import Problem
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ class Upload:
         """Yield the file's bytes as they come.
 
         Raises:
-            Problem: 413 ``upload.too_large``, 422 ``upload.empty``, 400 ``request.malformed``.
+            Problem: 408 ``request.timeout``, 413 ``upload.too_large``, 422 ``upload.empty``, 400 ``request.malformed``.
 
         """
         size = 0
-        source = self._request.stream() if self._boundary is None else self._parts(self._boundary)
+        source = received(self._request) if self._boundary is None else self._parts(self._boundary)
         async for chunk in source:
             size += len(chunk)
             if size > self._limit_bytes:
@@ -70,7 +71,7 @@ class Upload:
         form = _Form(self.fields)
         parser = MultipartParser(boundary, form.callbacks)
         try:
-            async for chunk in self._request.stream():
+            async for chunk in received(self._request):
                 parser.write(chunk)
                 if form.other_bytes > FORM_LIMIT_BYTES:
                     raise self._too_large()

@@ -1,8 +1,9 @@
 -- Takes a task: idempotency key, record and first message, or nothing of it. Needs records.lua and publish.lua.
 -- ARGV: prefix, broker prefix, task id, queue, tag, message, due_ms, idempotency key or '', fingerprint,
---       most waiting (0: no limit), 1 when Redis is nearly full, number of steps, then the record's fields.
--- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory', task id or number waiting}. What was accepted before is
--- answered before any limit is looked at.
+--       most waiting (0: no limit), 1 when Redis is nearly full, the caller's rate key or '', ms between two tasks at its
+--       rate, how many may come at once, number of steps, then the record's fields.
+-- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What was
+-- accepted before is answered before any limit is looked at.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local idempotency_key, most = ARGV[8], tonumber(ARGV[10])
 
@@ -30,11 +31,21 @@ if most > 0 then
     return {'full', waiting}
   end
 end
+-- The generic cell rate algorithm: one time for each caller, at which all that it has posted would be due at its rate.
+if ARGV[12] ~= '' then
+  local now, interval = now_ms(), tonumber(ARGV[13])
+  local due = math.max(tonumber(redis.call('GET', ARGV[12]) or 0), now) + interval
+  local over = due - now - interval * tonumber(ARGV[14])
+  if over > 0 then
+    return {'rate', math.ceil(over)}
+  end
+  redis.call('SET', ARGV[12], string.format('%.3f', due), 'PX', math.ceil(due - now))
+end
 local fields = {}
-for i = 13, #ARGV do
+for i = 16, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-create_record(prefix, task_id, fields, ARGV[12])
+create_record(prefix, task_id, fields, ARGV[15])
 if idempotency_key ~= '' then
   redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
   redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)
