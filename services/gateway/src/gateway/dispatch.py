@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway.batches import Batches
 from gateway.problems import Problem
@@ -197,6 +197,10 @@ class Dispatcher:
         """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
         try:
             result = await self._batches.run(call)
+        except OutOfMemoryError:
+            # Filled up within the second since it was looked at: the script has written nothing.
+            self.health.memory_share = 1.0
+            return "memory", ""
         except AWAY:
             try:
                 result = await self._batches.run(call)
