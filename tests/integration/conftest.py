@@ -82,9 +82,12 @@ class Offload(Stack):
         return records.decode(task_id, self.redis.client().hgetall(keys.record(PREFIX, task_id)))
 
     def outputs(self, task_id: str) -> list[str]:
-        """Return the names of all files that there are of a task."""
+        """Return the names of all outputs that there are of a task, as the store lists them.
+
+        A writer that was killed leaves its unfinished file, NAME#1, in a local folder; the store shows it to nobody.
+        """
         folder = self.blobs / "outputs" / task_id
-        return sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+        return sorted(file.name for file in folder.iterdir() if "#" not in file.name) if folder.exists() else []
 
     def subjects(self, address: str) -> list[str]:
         """Return the subjects of all mails that an address got."""

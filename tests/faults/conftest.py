@@ -1,0 +1,130 @@
+"""Faults on a schedule, over real services as processes. `--full` runs all of them at their full size.
+
+Without it, a small part of each storm runs: enough to see that a promise breaks, not how rarely.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from integration.conftest import FAST, Offload
+
+from devstack.processes import Process
+from devstack.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+# The lease that users have, and one trace in twenty: the receiver is a process of the test's own.
+REAL = {
+    "OFFLOAD_LEASE_SECONDS": "10",
+    "OFFLOAD_SWEEP_INTERVAL_SECONDS": "1",
+    "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+    "OTEL_TRACES_SAMPLER_ARG": "0.05",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="all faults at their full size (tests/faults)")
+    parser.addoption("--seed", type=int, help="repeat a storm (tests/faults)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(1500))
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+    items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+@dataclass
+class Scale:
+    """How much of a fault: all of it, or enough for a try."""
+
+    is_full: bool
+    seed: int
+
+    def of(self, full: int, quick: int) -> int:
+        return full if self.is_full else quick
+
+
+@pytest.fixture
+def scale(request: pytest.FixtureRequest) -> Scale:
+    given = request.config.getoption("--seed")
+    seed = given if given is not None else random.randrange(2**16)
+    print("seed", seed)
+    return Scale(request.config.getoption("--full"), seed)
+
+
+class Stack(Offload):
+    """A stack with a worker that can be poisoned."""
+
+    def poisoned(self, whom: str) -> Process:
+        """Start an image worker whose `whom`, child or worker, a photo with the word POISON in it kills."""
+        name = f"image_worker-poisoned-{len(self.processes)}"
+        command = [sys.executable, str(HERE / "poisoned_worker.py"), whom, "-n", f"{name}@local"]
+        process = Process(name, command, self.folder / f"{name}.log", self.environment)
+        self.processes.append(process)
+        process.wait_for(" ready.", seconds=90)
+        return process
+
+
+@pytest.fixture
+def stack(tmp_path: Path, scale: Scale) -> Iterator[Stack]:
+    """Servers of this test's own. At full size with the lease that users have."""
+    with Stack(tmp_path, FAST | (REAL if scale.is_full else {})) as made:
+        yield made
+
+
+@dataclass
+class Fleet:
+    """Workers of one kind that are killed or stopped, and replaced, as a cluster would."""
+
+    stack: Offload
+    module: str
+    settings: dict[str, str]
+    chance: random.Random
+    workers: list[Process] = field(default_factory=list)
+    # When, in seconds since the epoch.
+    ended: list[float] = field(default_factory=list)
+
+    def start(self, count: int, *, wait: bool = True) -> Fleet:
+        """Start so many workers."""
+        started = [self.stack.worker(self.module, self.settings, wait=False) for _ in range(count)]
+        self.workers += started
+        if wait:
+            for worker in started:
+                worker.wait_for(" ready.", seconds=90)
+        return self
+
+    def kill(self) -> None:
+        """Kill one that is at work, with all its children, and start another."""
+        victim = self._take_out()
+        self.ended.append(time.time())
+        victim.kill()
+        self.start(1, wait=False)
+
+    def stop(self) -> None:
+        """Stop one in order, and start another."""
+        victim = self._take_out()
+        self.ended.append(time.time())
+        victim.terminate()
+        self.start(1, wait=False)
+        until(lambda: victim.exit_code is not None, "the worker to stop", seconds=120)
+        assert victim.exit_code == 0, victim.output()[-2000:]
+
+    def _take_out(self) -> Process:
+        def ready() -> list[Process]:
+            return [one for one in self.workers if " ready." in one.output()]
+
+        victim = self.chance.choice(until(ready, "a worker to be ready", seconds=90))
+        self.workers.remove(victim)
+        return victim

@@ -1,0 +1,91 @@
+"""The fault table: a row for each fault, gathered over several processes, written into reports/ and the docs.
+
+``python tests/faults/report.py`` writes it from what the last ``make faults`` has left in var/faults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROWS = ROOT / "var" / "faults" / "rows.jsonl"
+MARK = "<!-- What follows is written by `make faults`. -->\n"
+COLUMNS = (
+    "fault",
+    "load",
+    "injected",
+    "lost",
+    "doubled",
+    "recovery p50 / p99 / max",
+    "what else was seen",
+    "stock Celery beside it",
+)
+
+
+@dataclass
+class Row:
+    """What one fault did."""
+
+    order: int
+    fault: str
+    load: str
+    injected: int
+    lost: int
+    doubled: int
+    # Seconds, of everything that had to be done again or had to wait.
+    recovery: list[float] = field(default_factory=list)
+    seen: str = ""
+    stock: str = ""
+    seed: int | None = None
+
+    def note(self) -> None:
+        """Keep it for the report; O_APPEND keeps lines of several processes whole."""
+        ROWS.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(ROWS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, (json.dumps(asdict(self)) + "\n").encode())
+        os.close(file)
+        print(self.line())
+
+    def line(self) -> str:
+        """Return it as a row of the table."""
+        seed = f" (seed {self.seed})" if self.seed is not None else ""
+        cells = (
+            self.fault, self.load, f"{self.injected}{seed}", self.lost, self.doubled, figures(self.recovery), self.seen,
+            self.stock or "—",
+        )  # fmt: skip
+        return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def figures(seconds: list[float]) -> str:
+    """Return p50 / p99 / max of times, with how many there were."""
+    if not seconds:
+        return "—"
+    ordered = sorted(seconds)
+    p99 = ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)]
+    return f"{statistics.median(ordered):.1f} / {p99:.1f} / {ordered[-1]:.1f} s of {len(ordered)}"
+
+
+def main() -> int:
+    """Write the table; returns 1 when there are no rows."""
+    if not ROWS.exists():
+        print("no rows: `make faults` has not run", file=sys.stderr)
+        return 1
+    found = {row.order: row for row in (Row(**json.loads(line)) for line in ROWS.read_text().splitlines())}
+    lines = [MARK, "| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
+    lines += [found[order].line() for order in sorted(found)]
+    lines += ["", f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}."]
+    table = "\n".join(lines) + "\n"
+    for path in (ROOT / "reports" / "faults.md", ROOT / "docs" / "explanation" / "reliability.md"):
+        path.write_text(path.read_text().partition(MARK)[0] + table)
+    print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
