@@ -32,7 +32,7 @@ COLUMNS = (
 class Row:
     """What one fault did."""
 
-    order: int
+    order: float
     fault: str
     load: str
     injected: int

@@ -188,14 +188,17 @@ class Supervisor:
 
 @pytest.mark.full
 def test_a_worker_that_sleeps_for_three_leases(stack, scale):
-    """Stopped with its result ready; another does the work; then it goes on, and changes nothing."""
+    """Stopped in a step, before its next one is published, before its result is stored; another does the work.
+
+    Then it goes on, and changes nothing.
+    """
     stack.gateway()
     stack.worker("mail_worker")
     api = stack.client()
     recovery, clients, other = [], [], None
     nap = 3 * float(stack.environment["OFFLOAD_LEASE_SECONDS"])
-    for number in range(3):
-        pause = stack.paused("image_worker", "before storing", ONE)
+    for number, point in enumerate(("in the step", "before publish", "before storing")):
+        pause = stack.paused("image_worker", point, ONE)
         client = Client(stack.url, stack.folder / "client.jsonl", name=f"c{number}")
         client.post([image(number, SMALL_PHOTO, chain=True)])
         pause.reached()

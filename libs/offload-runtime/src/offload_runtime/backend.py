@@ -255,6 +255,8 @@ def describe(error: BaseException, traceback: object) -> dict[str, Any]:
         code, message = "task.soft_time_limit", "the step took longer than it may"
     elif isinstance(error, TimeLimitExceeded):
         code, message = "task.time_limit", "the step took longer than it may, and was ended"
+    elif isinstance(error, MemoryError):
+        code, message = "task.memory_limit", "the step needs more memory than it may have"
     elif isinstance(error, WorkerLostError):
         code, message = "task.worker_lost", "the process that ran the step died"
     described: dict[str, Any] = {"code": code, "message": redact(message), "type": type(error).__name__}

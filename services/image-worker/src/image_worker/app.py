@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from image_worker import tasks
+from image_worker import memory, tasks
 from offload_contracts import Queue
 from offload_runtime import celery_telemetry, logs
 from offload_runtime.blobs import BlobStore
@@ -25,4 +25,5 @@ def create(settings: ImageWorkerSettings) -> OffloadApp:
     app = create_app(SERVICE, settings, worker=settings)
     tasks.register_all(app, settings, BlobStore(settings))
     celery_telemetry.instrument(SERVICE, POOL)
+    memory.install(settings.image_memory_limit_bytes)
     return app

@@ -19,3 +19,8 @@ class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings, FleetSettings)
     image_max_pixels: Count = Field(default=50_000_000, description="Pixels of an image, all its frames together.")
     image_max_side_pixels: Count = Field(default=16_384, description="The longest side of an image.")
     image_max_frames: Count = Field(default=100, description="Frames of an animation.")
+    image_memory_limit_bytes: Count = Field(
+        default=805_306_368,
+        description="Memory of one pool process (768 MiB; on Linux): 50 million pixels with transparency, decoded and "
+        "resized, take 600 MB. An image that needs more fails as `image.too_large`.",
+    )

@@ -1,11 +1,13 @@
 -- leases_publish(prefix, queue, tag, message, due_ms, priority)
 -- Puts a message into its queue, or among the delayed ones when due_ms (Redis's clock) lies ahead.
--- Returns 1 when it waits, 2 when it is delayed, 0 when its tag is already live, delayed or settled (nothing changes).
+-- Returns 1 when it waits, 2 when it is delayed, 0 when its tag is already live, delayed, dead or settled (nothing
+-- changes): a step published again by a second run of the one before it must not give a poison three more lives.
 local function leases_publish(prefix, queue, tag, message, due_ms, priority)
   local base = prefix .. queue
   if redis.call('HEXISTS', base .. ':delayed-messages', tag) == 1
       or redis.call('ZSCORE', base .. ':settled', tag)
-      or redis.call('HEXISTS', base .. ':live', tag) == 1 then
+      or redis.call('HEXISTS', base .. ':live', tag) == 1
+      or redis.call('HEXISTS', base .. ':dead', tag) == 1 then
     return 0
   end
   local outcome = 1

@@ -17,9 +17,8 @@ local function leases_redrive(prefix, queue, tag)
     redriven_at_ms = time[1] * 1000 + math.floor(time[2] / 1000)}
   leases_discard(prefix, queue, tag)
   redis.call('ZREM', base .. ':settled', tag)
-  if leases_publish(prefix, queue, tag, letter.message, 0, 0) == 1 then
-    redis.call('HSET', base .. ':history', tag, string.format('%d 0 0 0', letter.deliveries))
-    redis.call('HSET', base .. ':deaths', tag, cjson.encode(deaths))
-  end
+  leases_publish(prefix, queue, tag, letter.message, 0, 0)
+  redis.call('HSET', base .. ':history', tag, string.format('%d 0 0 0', letter.deliveries))
+  redis.call('HSET', base .. ':deaths', tag, cjson.encode(deaths))
   return letter.deliveries
 end

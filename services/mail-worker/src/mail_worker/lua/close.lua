@@ -1,5 +1,5 @@
 -- Ends claims. KEYS[1]: ledger. ARGV: attempt, delivery, entry ('' releases), recipients (from 1).
--- Only the claim of this run is ended; returns how many were.
+-- Only the claim of this run is ended; returns how many were. What ends as unknown is counted as ambiguous.
 local mine, ended = 'claimed ' .. ARGV[1] .. ' ' .. ARGV[2], 0
 for i = 4, #ARGV do
   local entry = redis.call('HGET', KEYS[1], ARGV[i])
@@ -11,5 +11,8 @@ for i = 4, #ARGV do
     end
     ended = ended + 1
   end
+end
+if ARGV[3] == 'unknown' and ended > 0 then
+  redis.call('HINCRBY', KEYS[1], 'ambiguous', ended)
 end
 return ended

@@ -1,0 +1,206 @@
+"""Random orders of publish, pop, renew, expire, acknowledge and kill: no tag is ever lost, and none is held twice."""
+
+from __future__ import annotations
+
+import logging
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from celery_leases import admin, keys, scripts
+from celery_leases.options import Options
+from celery_leases.sweep import Sweeper
+
+P, Q = "t:", "q"
+BASE = P + Q
+TAGS = st.sampled_from([f"t{number}" for number in range(6)])
+OWNERS = st.sampled_from(["ann", "bob", "cat"])
+LIMIT, SHARED_LIMIT = 3, 5
+
+
+class Broker(RuleBasedStateMachine):
+    """What must be true, beside what Redis holds."""
+
+    client = None  # the server, set by the test
+
+    @initialize()
+    def begin(self) -> None:
+        self.client.flushall()
+        self.waiting: set[str] = set()
+        # tag -> (owner, delivery)
+        self.leased: dict[str, tuple[str, int]] = {}
+        self.delayed: set[str] = set()
+        self.dead: set[str] = set()
+        # Tags that have ended well, and may begin anew.
+        self.ended: set[str] = set()
+        # Every lease that there ever was: whoever speaks for one that is over must change nothing.
+        self.past: list[tuple[str, str, int]] = []
+        self.sweeper = Sweeper(
+            self.client,
+            Options(
+                key_prefix=P,
+                on_dead_letter=None,
+                delivery_limit=LIMIT,
+                shared_delivery_limit=SHARED_LIMIT,
+                tombstone_seconds=0,
+            ),
+        )
+
+    @rule(tag=TAGS, later=st.booleans(), priority=st.sampled_from([0, 0, 3, 9]))
+    def publish(self, tag: str, later: bool, priority: int) -> None:
+        due_ms = 2**42 if later else 0
+        outcome = scripts.PUBLISH(self.client, [], [P, Q, tag, f"message of {tag}", due_ms, priority])
+        if tag in self.waiting or tag in self.leased or tag in self.delayed or tag in self.dead:
+            assert outcome == 0, "a tag that is somewhere is not published again"
+        elif later:
+            assert outcome == 2
+            self.delayed.add(tag)
+        else:
+            assert outcome == 1
+            self.waiting.add(tag)
+
+    @rule(owner=OWNERS)
+    def pop(self, owner: str) -> None:
+        found = scripts.POP(self.client, [BASE], [owner, 60_000, "lease"])
+        if found is None:
+            assert not self.waiting, "what waits is found"
+            return
+        _, tag, message, delivery = found
+        tag = tag.decode()
+        assert tag in self.waiting, "nobody else holds it"
+        assert message.decode() == f"message of {tag}"
+        if tag not in self.ended:
+            assert all(delivery > earlier for name, _, earlier in self.past if name == tag), "newer than all before"
+        self.waiting.remove(tag)
+        self.leased[tag] = (owner, delivery)
+        self.past.append((tag, owner, delivery))
+
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        if not self.past:
+            return
+        tag, owner, delivery = data.draw(st.sampled_from(self.past))
+        done = scripts.SETTLE(self.client, [BASE], [tag, owner, delivery, 0, 1])
+        assert done == int(self.leased.get(tag) == (owner, delivery)), "only the owner of this delivery settles"
+        if done:
+            self._end(tag)
+
+    @rule(
+        data=st.data(),
+        how=st.sampled_from([("requeue",), ("failed", LIMIT), ("unknown", 2**41, 600_000), ("bury", "why")]),
+    )
+    def hand_back(self, data: st.DataObject, how: tuple) -> None:
+        if not self.past:
+            return
+        tag, owner, delivery = data.draw(st.sampled_from(self.past))
+        outcome = scripts.HAND_BACK(self.client, [BASE], [tag, owner, delivery, *how])
+        if self.leased.get(tag) != (owner, delivery):
+            assert outcome == 0, "only the owner of this delivery hands it back"
+            return
+        del self.leased[tag]
+        if outcome == 2:
+            assert how[0] in {"bury", "failed"}
+            self.dead.add(tag)
+        elif how[0] == "unknown":
+            self.delayed.add(tag)
+        else:
+            self.waiting.add(tag)
+
+    @rule(owner=OWNERS)
+    def renew(self, owner: str) -> None:
+        arguments, mine = [], []
+        for tag, of, delivery in self.past:
+            if of == owner:
+                arguments += [Q, tag, delivery]
+                mine.append(self.leased.get(tag) == (owner, delivery))
+        lost = scripts.RENEW(self.client, [], [P, owner, 60_000, *arguments])
+        assert sorted(lost) == [position for position, is_mine in enumerate(mine, 1) if not is_mine]
+
+    @rule(owner=OWNERS)
+    def kill(self, owner: str) -> None:
+        """All leases of an owner end, and a sweep comes by."""
+        tags = [tag for tag, (of, _) in self.leased.items() if of == owner]
+        if tags:
+            self.client.zadd(keys.key(P, Q, keys.LEASES), dict.fromkeys(tags, 1))
+        swept = self.sweeper.sweep()
+        assert swept.reclaimed + swept.buried == len(tags)
+        for tag in tags:
+            del self.leased[tag]
+            (self.dead if self._is_dead(tag) else self.waiting).add(tag)
+
+    @rule()
+    def time_passes(self) -> None:
+        """Everything that is delayed becomes due."""
+        if self.delayed:
+            self.client.zadd(keys.key(P, Q, keys.DELAYED), dict.fromkeys(self.delayed, 1))
+        assert self.sweeper.sweep().due == len(self.delayed)
+        self.waiting |= self.delayed
+        self.delayed.clear()
+
+    @rule(tag=TAGS)
+    def withdraw(self, tag: str) -> None:
+        taken = scripts.WITHDRAW(self.client, [], [P, Q, tag])
+        assert taken == int(tag in self.waiting or tag in self.delayed)
+        if taken:
+            self.waiting.discard(tag)
+            self.delayed.discard(tag)
+            self._end(tag)
+
+    @rule(tag=TAGS)
+    def redrive(self, tag: str) -> None:
+        outcome = scripts.REDRIVE(self.client, [], [P, Q, tag])
+        assert (outcome >= 0) == (tag in self.dead)
+        if outcome >= 0:
+            self.dead.remove(tag)
+            self.waiting.add(tag)
+
+    @rule(tag=TAGS)
+    def discard(self, tag: str) -> None:
+        assert scripts.DISCARD(self.client, [], [P, Q, tag]) == int(tag in self.dead)
+        if tag in self.dead:
+            self.dead.remove(tag)
+            self._end(tag)
+
+    def _end(self, tag: str) -> None:
+        self.leased.pop(tag, None)
+        self.ended.add(tag)
+
+    def _is_dead(self, tag: str) -> bool:
+        return tag not in self._names(keys.LIVE)
+
+    def _names(self, part: str) -> set[str]:
+        key = keys.key(P, Q, part)
+        found = self.client.hkeys(key) if self.client.type(key) == b"hash" else self.client.zrange(key, 0, -1)
+        return {name.decode() for name in found}
+
+    @invariant()
+    def everything_is_somewhere(self) -> None:
+        if not hasattr(self, "waiting"):
+            return
+        live = self.waiting | set(self.leased)
+        assert self._names(keys.LIVE) == live
+        assert self._names(keys.LEASES) == self._names(keys.OWNERS) == set(self.leased)
+        assert self._names(keys.DELAYED) == self._names(keys.DELAYED_MESSAGES) == self.delayed
+        assert not live & self.delayed
+        assert not (live | self.delayed) & self.dead
+        assert self._names(keys.DEAD) == self._names(keys.DEAD_AT) == self.dead
+        depth = admin.depth(self.client, P, Q)
+        assert (depth.waiting, depth.running) == (len(self.waiting), len(self.leased))
+        lists = [keys.WAITING, *(f"{keys.WAITING}.{step}" for step in (3, 6, 9))]
+        listed = {tag.decode() for part in lists for tag in self.client.lrange(keys.key(P, Q, part), 0, -1)}
+        assert self.waiting <= listed
+
+
+def test_no_tag_is_ever_lost_or_held_twice(any_redis, caplog):
+    client = any_redis.client()
+
+    class Here(Broker):
+        pass
+
+    Here.client = client
+    checks = list(HealthCheck)
+    caplog.set_level(logging.ERROR, "celery_leases")  # thousands of sweeps have much to tell
+    run_state_machine_as_test(
+        Here, settings=settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+    )
