@@ -7,7 +7,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 PYTHON_FOR_UV ?= python3
 RUN := $(UV) run --frozen
 
-.PHONY: help setup demo up down test test-quick cluster-test check format lint types architecture lock manifests-check manifests docs bench clean
+.PHONY: help setup demo up down test test-quick cluster-test faults peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
 
 help: ## Print every target with a line of help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,15 @@ test-quick: setup ## Run the tests that start no process
 
 cluster-test: setup ## Run the tests that need a Kubernetes with KEDA, and write reports/cluster.md
 	@$(RUN) pytest tests/cluster --numprocesses=0 --verbose
+
+faults: setup ## Break everything on purpose for half an hour, and write reports/faults.md (FAULTS=... for pytest)
+	@rm -f var/faults/rows.jsonl
+	@$(RUN) pytest tests/faults --full --numprocesses=2 $(FAULTS); code=$$?; \
+	  $(RUN) python tests/faults/report.py && exit $$code
+
+peer-tests: setup ## Run Celery's own tests on both brokers and ours on every server, and write reports/peer-tests.md
+	@$(RUN) python tests/peers/celery_suite.py
+	@$(RUN) pytest libs/celery-leases
 
 check: setup lint types architecture lock manifests-check ## Run every linter, the type checker, and the checks of the lock, the layout and k8s/
 

@@ -15,7 +15,7 @@ from devstack.servers import RedisServer
 from devstack.tcp_proxy import TcpProxy
 from devstack.waiting import until
 
-from .ledgers import SMALL_PHOTO, Client, image, judge, mail
+from .ledgers import SMALL_PHOTO, Client, image, judge, mail, noisy_photo
 from .report import Row
 
 if TYPE_CHECKING:
@@ -202,9 +202,15 @@ def test_a_worker_that_reaches_redis_no_more(stack, scale):
     stack.gateway(ROOMY)
     stack.worker("mail_worker")
     lost = stack.worker("image_worker", {"OFFLOAD_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"})
-    client = Client(stack.url, stack.folder / "client.jsonl", per_second=20, at_once=16)
+    client = Client(stack.url, stack.folder / "client.jsonl", at_once=16)
     healed = threading.Event()
-    client.start(either, 400, more=lambda: not healed.is_set())
+    content = noisy_photo(900, 700)
+    client.start(
+        lambda number: image(number, content, chain=number % 5 == 0),
+        1_000,
+        more=lambda: not healed.is_set(),
+        give_up_seconds=300,
+    )
     until(lambda: finished(stack.redis.client()) > 20, "work", seconds=60)
     other = stack.worker("image_worker")
     proxy.swallow()
@@ -217,7 +223,7 @@ def test_a_worker_that_reaches_redis_no_more(stack, scale):
     Row(
         order=15,
         fault="one of two workers cut off from Redis for 60 s, packets vanish",
-        load=f"{verdict.tasks:,} photos, chains and mails, 20 posts a second",
+        load=f"{verdict.tasks:,} photos of 30 ms, every fifth a chain of three, all slots full",
         injected=1,
         lost=len(verdict.lost),
         doubled=len(verdict.doubled),

@@ -166,6 +166,42 @@ def test_poison(stack, scale, order, whom):
         assert letter["deliveries"] == 3
 
 
+@pytest.mark.full
+def test_poison_among_innocents_on_full_slots(stack, scale):
+    """Three photos that kill their whole worker, among 300 good ones: never alone, and nobody else is buried."""
+    stack.gateway()
+    stack.worker("mail_worker")
+    api = stack.client()
+    client = Client(stack.url, stack.folder / "client.jsonl")
+    content = noisy_photo(900, 700)
+    poisons = []
+    for turn in range(3):
+        client.start(lambda number, turn=turn: image(1000 * turn + number, content, chain=False), 100)
+        client.join()
+        query = {"width": 64, "notify": f"poison{turn}@example.com"}
+        answer = api.post("/v1/images", params=query, content=SMALL_PHOTO + b"POISON", headers=JPEG)
+        poisons.append(answer.json()["task_id"])
+        client = Client(stack.url, stack.folder / "client.jsonl", name=f"c{turn}")
+    supervisor = Supervisor(stack, [stack.poisoned("worker") for _ in range(2)], "worker")
+    clients = [Client(stack.url, stack.folder / "client.jsonl", name=name) for name in ("c", "c0", "c1")]
+    verdict = judge(stack, *clients, seconds=600)
+    tasks = [stack.wait(api, one, seconds=300) for one in poisons]
+    supervisor.stop()
+    deliveries = [letter["deliveries"] for letter in api.get("/v1/dead-letters").json()["dead_letters"]]
+    Row(
+        order=6.1,
+        fault="three such photos in a backlog, all slots full",
+        load=f"{verdict.tasks} good photos, 2 workers of 2 slots",
+        injected=sum(deliveries),
+        lost=len(verdict.lost),
+        doubled=len(verdict.doubled),
+        seen=f"buried after {deliveries} deliveries; good ones: {dict(verdict.states)}",
+    ).note()
+    verdict.check()
+    assert [task["error"]["code"] for task in tasks] == ["delivery.limit"] * 3
+    assert verdict.states == {"SUCCESS": 300}
+
+
 class Supervisor:
     """Starts another worker for each that has died."""
 

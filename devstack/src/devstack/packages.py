@@ -40,7 +40,7 @@ def servers() -> dict[str, Path]:
         if not folder.exists():
             archive = _download(requirement, "--only-binary", ":all:", "--python-version", python)
             with zipfile.ZipFile(archive) as file:
-                file.extractall(folder)
+                file.extractall(folder)  # noqa: S202 -- of the registry, by name and version
         found[name] = folder / path
         found[name].chmod(0o755)
     return found

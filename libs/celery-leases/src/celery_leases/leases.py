@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import redis
 from redis.exceptions import RedisError
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from celery_leases.options import Options
     from celery_leases.scripts import Argument
+
+# Why a message was buried that nobody could make a task of.
+UNDECODABLE: Final = "message.undecodable"
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
 from celery_leases import worker
+from celery_leases.leases import UNDECODABLE
 
 if TYPE_CHECKING:
     import redis
@@ -35,7 +36,7 @@ class QoS(kombu_redis.QoS):
         """End the message; one that could not be decoded goes to the dead letters instead."""
         message = self._delivered.get(delivery_tag)
         if message is not None and message.errors:
-            self._holder.bury(delivery_tag, "message.undecodable")
+            self._holder.bury(delivery_tag, UNDECODABLE)
         else:
             self._holder.settle(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)

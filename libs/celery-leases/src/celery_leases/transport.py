@@ -7,6 +7,7 @@ when that found nothing, BRPOP on the bells of its queues.
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,8 @@ from kombu.transport.virtual import Empty
 from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-from celery_leases import keys, leases, scripts, worker
-from celery_leases.leases import Holder, Lease, holder_for
+from celery_leases import envelopes, keys, leases, scripts, worker
+from celery_leases.leases import UNDECODABLE, Holder, Lease, holder_for
 from celery_leases.options import InvalidOptionError, Options
 from celery_leases.publish import tag
 from celery_leases.qos import QoS
@@ -29,6 +30,8 @@ from celery_leases.sweep import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
 
 # The header that tells a task how often it has been delivered, from 1.
 DELIVERY_HEADER: Final = "delivery_count"
@@ -181,7 +184,7 @@ class LeaseChannel:
             raise Empty
         payload, queue = delivered
         self._queue_cycle.rotate(queue)
-        self.connection._deliver(payload, queue)  # noqa: SLF001 -- as kombu's own channels do
+        self._hand_over(payload, queue)
         return True
 
     def _drop_polling(self) -> None:
@@ -198,29 +201,45 @@ class LeaseChannel:
         try:
             payload: dict[str, Any] = loads(raw.decode())
             headers, properties = payload["headers"], payload["properties"]
-            task = headers.get("task")
+            envelopes.check(payload)
+            known = worker.knows(headers.get("task"))
             # kombu decodes the body outside of any handler: one that cannot be would end the worker.
             self.decode_body(payload.get("body") or "", properties.get("body_encoding"))
             priority = self.priority(self._get_message_priority(payload))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if _due_ms(headers.get("eta")) > time() * 1000:
+                # Redis says that it is due; a worker whose clock is behind would keep it until its own agrees.
+                headers["eta"] = None
+            if not takes:
+                properties["delivery_tag"] = lease.delivery_tag
+                headers[DELIVERY_HEADER] = lease.delivery
+                properties.setdefault("delivery_info", {})["redelivered"] = lease.delivery > 1
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             if not takes:
                 self.holder.hold(lease, _nothing)
-                self.holder.bury(lease.delivery_tag, "message.undecodable")
+                self.holder.bury(lease.delivery_tag, UNDECODABLE)
             return None
         if takes:
             return payload, queue
         lease = Lease(queue, lease.tag, lease.delivery, priority)
-        if task is not None and not worker.knows(task):
+        if not known:
             self.holder.refuse(lease)
             return None
-        if _due_ms(headers.get("eta")) > time() * 1000:
-            # Redis says that it is due; a worker whose clock is behind would keep it in memory until its own agrees.
-            headers["eta"] = None
-        properties["delivery_tag"] = lease.delivery_tag
-        headers[DELIVERY_HEADER] = lease.delivery
-        properties.setdefault("delivery_info", {})["redelivered"] = lease.delivery > 1
         self.holder.hold(lease, lambda: virtual.QoS.ack(self.qos, lease.delivery_tag))
         return payload, queue
+
+    def _hand_over(self, payload: dict[str, Any], queue: str) -> None:
+        """Hand a message to its consumer. One that Celery's worker cannot make a task of is buried, and ends nobody."""
+        try:
+            self.connection._deliver(payload, queue)  # noqa: SLF001 -- as kombu's own channels do
+        except self.connection_errors:
+            raise
+        except Exception:
+            delivery_tag = payload["properties"]["delivery_tag"]
+            if not worker.is_here() or delivery_tag not in self.qos._delivered or worker.is_active(delivery_tag):  # noqa: SLF001 -- kombu's
+                raise
+            logger.exception("a message of %s cannot be made a task of: it goes to the dead letters", queue)
+            self.holder.bury(delivery_tag, UNDECODABLE)
+            virtual.QoS.ack(self.qos, delivery_tag)
 
     # -- queues
 

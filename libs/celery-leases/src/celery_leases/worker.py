@@ -42,10 +42,15 @@ def _worker() -> Any:  # noqa: ANN401 -- Celery's consumer is untyped
     return None if _consumer is None else _consumer()
 
 
-def knows(task_name: str) -> bool:
+def is_here() -> bool:
+    """Return whether this process is a Celery worker."""
+    return _worker() is not None
+
+
+def knows(task_name: str | None) -> bool:
     """Return whether this process can run the task. A process that is not a worker is not asked to judge."""
     consumer = _worker()
-    return consumer is None or task_name in consumer.app.tasks
+    return consumer is None or task_name is None or task_name in consumer.app.tasks
 
 
 def is_stopping() -> bool:
