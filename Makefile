@@ -44,6 +44,7 @@ faults: setup ## Break everything on purpose for half an hour, and write reports
 
 peer-tests: setup ## Run Celery's own tests on both brokers and ours on every server, and write reports/peer-tests.md
 	@$(RUN) python tests/peers/celery_suite.py
+	@$(RUN) python tests/peers/million.py
 	@$(RUN) pytest libs/celery-leases
 
 check: setup lint types architecture lock manifests-check ## Run every linter, the type checker, and the checks of the lock, the layout and k8s/

@@ -7,7 +7,10 @@ acknowledgement does it again on either. Offload's own effects are once; see the
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
@@ -31,11 +34,12 @@ STILL_SECONDS = 35
 class Peer:
     """Workers on one of the two brokers, and the file of effects."""
 
-    def __init__(self, folder: Path, broker: str) -> None:
+    def __init__(self, folder: Path, broker: str, beside: Peer | None = None) -> None:
+        """`beside` another one: on its server, with its file of effects."""
         folder.mkdir()
         self.folder, self.broker = folder, broker
-        self.server = RedisServer(folder / "redis").start()
-        self.ledger = folder / "ledger.txt"
+        self.server = beside.server if beside else RedisServer(folder / "redis").start()
+        self.ledger = beside.ledger if beside else folder / "ledger.txt"
         self.environment = {
             "BROKER_URL": self.server.url,
             "PEER": broker,
@@ -54,18 +58,17 @@ class Peer:
         command = python("celery", "-A", "peer_app", "worker", "-n", f"{name}@peer", "-l", "INFO", *arguments)
         self.workers.append(Process(name, command, self.folder / f"{name}.log", self.environment))
 
-    def publish(self, count: int, seconds: float) -> None:
-        import os
-        import subprocess
-
+    def publish(self, count: int, seconds: float, first: int = 0) -> None:
+        """Publish tasks, numbered from `first` on, as a process of its own."""
         code = (
             "import sys, peer_app\n"
             "with peer_app.app.producer_pool.acquire(block=True) as producer:\n"
-            "    for n in range(int(sys.argv[1])):\n"
+            "    for n in range(int(sys.argv[3]), int(sys.argv[3]) + int(sys.argv[1])):\n"
             "        peer_app.effect.apply_async((str(n), float(sys.argv[2])), producer=producer)\n"
         )
         environment = {**os.environ, **self.environment}
-        subprocess.run([*python("x")[:1], "-c", code, str(count), str(seconds)], env=environment, check=True)
+        command = [sys.executable, "-c", code, str(count), str(seconds), str(first)]
+        subprocess.run(command, env=environment, check=True)
 
     def end_one(self, chance: random.Random, *, in_order: bool) -> None:
         ready = until(self._ready, "a worker to be ready", seconds=90)
@@ -176,3 +179,31 @@ def test_both_brokers(tmp_path, scale, fault):
         seed=scale.seed,
     ).note()
     assert lost == 0
+
+
+def test_from_stock_to_leases_and_back(tmp_path):
+    """As the page about it says: workers beside the old ones, then the producers, then wait until nothing is left."""
+    stock = Peer(tmp_path / "stock", "stock")
+    leases = Peer(tmp_path / "leases", "leases", beside=stock)
+    redis = stock.server.client()
+    try:
+        stock.start()
+        stock.publish(150, 0.02)
+        leases.start()
+        leases.publish(150, 0.02, first=150)
+        until(lambda: not redis.llen("work") and not redis.hlen("unacked"), "the old broker to be empty", seconds=60)
+        assert stock.workers.pop().stop() == 0
+        until(lambda: redis.hlen("leases:work:live") == 0, "the new one to have done its part", seconds=60)
+        assert stock.verdict(300)[:2] == (0, 0)
+
+        leases.publish(150, 0.02, first=300)
+        stock.start()
+        stock.publish(150, 0.02, first=450)
+        drained = ("leases:work:live", "leases:work:delayed-messages")
+        until(lambda: not any(redis.hlen(key) for key in drained), "the leases to be empty", seconds=60)
+        assert leases.workers.pop().stop() == 0
+        until(lambda: not redis.llen("work") and not redis.hlen("unacked"), "all to be done", seconds=60)
+        assert stock.verdict(600)[:2] == (0, 0)
+    finally:
+        leases.stop()
+        stock.stop()
