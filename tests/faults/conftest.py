@@ -5,9 +5,11 @@ Without it, a small part of each storm runs: enough to see that a promise breaks
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,16 +35,25 @@ REAL = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="all faults at their full size (tests/faults)")
+    parser.addoption(
+        "--cluster", action="store_true", help="those against a release on a cluster, alone (tests/faults)"
+    )
     parser.addoption("--seed", type=int, help="repeat a storm (tests/faults)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--full"):
+    full, cluster = config.getoption("--full"), config.getoption("--cluster")
+    if full or cluster:
         for item in items:
             item.add_marker(pytest.mark.timeout(1500))
-        return
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
-    items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+    def is_wanted(item: pytest.Item) -> bool:
+        if cluster or item.get_closest_marker("cluster"):
+            return cluster and item.get_closest_marker("cluster") is not None
+        return full or item.get_closest_marker("full") is None
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = [item for item in items if is_wanted(item)]
 
 
 @dataclass
@@ -65,7 +76,13 @@ def scale(request: pytest.FixtureRequest) -> Scale:
 
 
 class Stack(Offload):
-    """A stack with a worker that can be poisoned."""
+    """A stack with a worker that can be poisoned, and the mail server's ledger."""
+
+    def mails(self) -> Counter[str]:
+        """Return how many mails the server has taken for each address, from its ledger on disk."""
+        path = self.folder / "mails.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return Counter(address for line in lines if line["taken"] for address in line["to"])
 
     def poisoned(self, whom: str) -> Process:
         """Start an image worker whose `whom`, child or worker, a photo with the word POISON in it kills."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from integration.conftest import JPEG, PREFIX, Offload, photo
+from integration.conftest import JPEG, PREFIX, photo
 from PIL import Image
 
 from devstack.waiting import until
@@ -31,6 +31,8 @@ from offload_runtime import keys, records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from .conftest import Stack
 
 REFUSALS = frozenset({429, 503})
 # Its own limit, and that for deliveries which end together with others': see the broker's options.
@@ -49,7 +51,7 @@ class Post:
     json: dict[str, Any] | None = None
 
 
-def image(number: int, content: bytes, *, chain: bool) -> Post:
+def image(number: int | str, content: bytes, *, chain: bool) -> Post:
     """A photo to be resized; as a chain also a thumbnail, and a mail."""
     if not chain:
         return Post("/v1/images", outputs=1, params={"width": 64}, content=content)
@@ -66,12 +68,22 @@ def mail(number: int, **options: Any) -> Post:
 class Client:
     """Posts, and writes down each answer before it believes it. Repeats with the same key until it is accepted."""
 
-    def __init__(self, url: str, ledger: Path, *, at_once: int = 16, per_second: float = 0, name: str = "c") -> None:
+    def __init__(
+        self,
+        url: str,
+        ledger: Path,
+        *,
+        at_once: int = 16,
+        per_second: float = 0,
+        name: str = "c",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         self._url = url
         self._ledger = ledger
         self._at_once = at_once
         self._per_second = per_second
         self._name = name
+        self._headers = headers or {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         # Everything that was answered: status codes, and 0 where no answer came.
@@ -134,7 +146,7 @@ class Client:
         limits = httpx.Limits(max_connections=self._at_once, keepalive_expiry=2)
         numbered = enumerate(posts)
         began = time.monotonic()
-        async with httpx.AsyncClient(base_url=self._url, timeout=10, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=self._url, timeout=10, limits=limits, headers=self._headers) as client:
 
             async def in_turn() -> None:
                 for number, post in numbered:
@@ -203,7 +215,7 @@ class Verdict:
 
 
 def judge(
-    stack: Offload, *clients: Client, kills: Sequence[float] = (), seconds: float = 120, may_fail: bool = False
+    stack: Stack, *clients: Client, kills: Sequence[float] = (), seconds: float = 120, may_fail: bool = False
 ) -> Verdict:
     """Wait until all that was accepted has ended, and look at what is there. `kills` are times since the epoch.
 
@@ -213,7 +225,7 @@ def judge(
     redis = stack.redis.client()
     open_ids = _wait_for_all(stack, expected, seconds)
     verdict = Verdict(tasks=len(expected), lost=[f"{one} has not ended" for one in open_ids])
-    mails = mails_by_address(stack)
+    mails = stack.mails()
     spans = _traces(stack)
     for task_id, line in expected.items():
         record = records.decode(task_id, redis.hgetall(keys.record(PREFIX, task_id)))
@@ -232,7 +244,7 @@ def judge(
     return verdict
 
 
-def _wait_for_all(stack: Offload, task_ids: Iterable[str], seconds: float) -> set[str]:
+def _wait_for_all(stack: Stack, task_ids: Iterable[str], seconds: float) -> set[str]:
     """Wait until all of them have ended and no message is left; returns those that have not in time: they are lost."""
     redis = stack.redis.client()
     open_ids = set(task_ids)
@@ -250,7 +262,7 @@ def _wait_for_all(stack: Offload, task_ids: Iterable[str], seconds: float) -> se
     return open_ids
 
 
-def _traces(stack: Offload) -> dict[str, set[str]]:
+def _traces(stack: Stack) -> dict[str, set[str]]:
     """Return the trace ids of all spans of each task."""
     spans: dict[str, set[str]] = defaultdict(set)
     for span in stack.otlp.spans:
@@ -260,16 +272,9 @@ def _traces(stack: Offload) -> dict[str, set[str]]:
     return spans
 
 
-def mails_by_address(stack: Offload) -> Counter[str]:
-    """Return how many mails the server has taken for each address, from its ledger on disk."""
-    path = stack.folder / "mails.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return Counter(address for line in lines if line["taken"] for address in line["to"])
-
-
 def _effects(
     verdict: Verdict,
-    stack: Offload,
+    stack: Stack,
     record: records.Record,
     line: dict[str, Any],
     mails: Counter[str],

@@ -21,7 +21,7 @@ from offload_contracts import RENDER_REPORT, RESIZE_IMAGE, RenderReport, ResizeI
 from offload_runtime import messages, records
 from offload_runtime.messages import ChainStep
 
-from .ledgers import Client, Post, image, judge, mail, mails_by_address, noisy_photo
+from .ledgers import Client, Post, image, judge, mail, noisy_photo
 from .report import Row
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_the_mail_server(stack, scale):
     client = Client(stack.url, stack.folder / "client.jsonl", at_once=4)
     client.post([mail(number, policy=case[2]) for number, case in enumerate(cases.values())])
     verdict = judge(stack, client, seconds=180, may_fail=True)
-    copies = mails_by_address(stack)
+    copies = stack.mails()
     extra = dict.fromkeys(("at-least-once", "at-most-once"), 0)
     ambiguous = 0
     api = stack.client()
