@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from devstack.waiting import until
+from offload_contracts import RESIZE_IMAGE, ResizeImage
+from offload_runtime import messages
+from offload_runtime.messages import ChainStep
 
-from .cluster import OUTSIDE, RESTRICTED, Release, Tally, get, kubectl
+from .cluster import OUTSIDE, RESTRICTED, Client, Release, Tally, get, kubectl
 from .conftest import SMALL
 
 TRY = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3).close()"
@@ -22,7 +26,7 @@ def release(images):
     made = Release(
         "offload-network",
         [
-            *images, "-f", str(SMALL), "--set", "redis.acl=true,gateway.replicas=1",
+            *images, "-f", str(SMALL), "--set", "redis.acl=true,gateway.replicas=1,gateway.rateLimitPerSecond=100",
             "--set", "workers.mail.queues={mail},workers.housekeeping.service=mail-worker",
             "--set", "workers.housekeeping.queues={callbacks,maintenance},workers.housekeeping.keda.enabled=false",
             "--set", "workers.image.keda.minReplicas=1",
@@ -145,6 +149,26 @@ def test_a_stranger_does_not_reach_redis(release, report):
     report.add("Network", "a stranger → gateway, → Redis", "open, refused")
 
 
+def redriven_once(release: Release, client: Client, task_id: str) -> None:
+    """Put the failed task's message among the dead letters, by hand, and bring it back through the API."""
+    step = ChainStep.of(RESIZE_IMAGE, ResizeImage(source=f"uploads/{task_id}/original"))
+    made = messages.envelope(task_id, [step], {}, origin="test")
+    letter = {
+        "message": made.text,
+        "reason": "delivery.limit",
+        "deliveries": 3,
+        "owner": "nobody",
+        "died_at_ms": round(time.time() * 1000),
+    }
+    valkey, base = release.redis(), f"offload:queue:{made.queue}"
+    valkey.hset(f"{base}:dead", made.tag, json.dumps(letter))
+    valkey.zadd(f"{base}:dead-at", {made.tag: letter["died_at_ms"]})
+    (listed,) = client.http.get("/v1/dead-letters").json()["dead_letters"]
+    assert client.http.get(f"/v1/dead-letters/{listed['id']}").json()["task_id"] == task_id
+    assert client.http.post(f"/v1/dead-letters/{listed['id']}/redrive").json()["outcome"] == "redriven"
+    assert client.http.delete(f"/v1/dead-letters/{listed['id']}").json()["code"] == "dead_letter.missing"
+
+
 def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     with release.client() as client:
         for _ in range(3):
@@ -162,6 +186,8 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
             lambda: client.http.get(broken.headers["Location"]).json()["state"] == "FAILURE", "the failure", seconds=60
         )
         until(lambda: release.mails()["sad@example.com"] == 1, "the mail about it", seconds=60)
+        redriven_once(release, client, broken.json()["task_id"])
+        until(lambda: release.mails()["sad@example.com"] == 2, "the mail about its second failure", seconds=60)
         assert client.http.get("/v1/queues").status_code == 200
         assert client.http.get("/metrics").status_code == 200
         Tally.of(release, client, seconds=120).check()
@@ -169,4 +195,6 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     assert valkey.acl_log() == []
     users = {one["user"] for one in valkey.client_list()}
     assert {"gateway", "image-worker", "mail-worker", "beat", "keda"} <= users
-    report.add("Network", "one ACL user per service, through chains, failure, cancel, report, KEDA", "ACL LOG empty")
+    report.add(
+        "Network", "one ACL user per service, through chains, failure, redrive, cancel, report, KEDA", "ACL LOG empty"
+    )
