@@ -123,25 +123,26 @@ class Fleet:
         return self
 
     def kill(self) -> None:
-        """Kill one that is at work, with all its children, and start another."""
-        victim = self._take_out()
+        """Kill one that is at work, with all its children, and start another. One stays: its slots are free."""
+        victim = self._take_out(leave=1)
         self.ended.append(time.time())
         victim.kill()
         self.start(1, wait=False)
 
     def stop(self) -> None:
         """Stop one in order, and start another."""
-        victim = self._take_out()
+        victim = self._take_out(leave=0)
         self.ended.append(time.time())
         victim.terminate()
         self.start(1, wait=False)
         until(lambda: victim.exit_code is not None, "the worker to stop", seconds=120)
         assert victim.exit_code == 0, victim.output()[-2000:]
 
-    def _take_out(self) -> Process:
+    def _take_out(self, leave: int) -> Process:
         def ready() -> list[Process]:
-            return [one for one in self.workers if " ready." in one.output()]
+            found = [one for one in self.workers if " ready." in one.output()]
+            return found if len(found) > leave else []
 
-        victim = self.chance.choice(until(ready, "a worker to be ready", seconds=90))
+        victim = self.chance.choice(until(ready, "enough workers to be ready", seconds=90))
         self.workers.remove(victim)
         return victim

@@ -121,9 +121,10 @@ def test_a_pool_child_killed_in_the_middle(stack, scale):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.parametrize(("order", "whom"), [(5, "child"), (6, "worker")])
 def test_poison(stack, scale, order, whom):
-    """One photo kills whoever works on it; sixty others share its workers."""
+    """One photo kills whoever works on it; 240 others share its workers."""
     stack.gateway()
     stack.worker("mail_worker")
     content = noisy_photo(900, 700)
@@ -131,11 +132,11 @@ def test_poison(stack, scale, order, whom):
     supervisor = Supervisor(stack, workers, whom)
 
     def seconds_of(name: str, first: int) -> list[float]:
-        client = Client(stack.url, stack.folder / "client.jsonl", name=name, per_second=4, at_once=4)
-        client.post([image(first + number, content, chain=False) for number in range(60)])
+        client = Client(stack.url, stack.folder / "client.jsonl", name=name, per_second=15, at_once=8)
+        client.post([image(first + number, content, chain=False) for number in range(240)])
         verdict = judge(stack, client, seconds=240)
         verdict.check()
-        assert verdict.states == {"SUCCESS": 60}, "no innocent is buried"
+        assert verdict.states == {"SUCCESS": 240}, "no innocent is buried"
         ended = [stack.record(task_id) for task_id in client.accepted()]
         return [(record.finished_at - record.created_at) / 1000 for record in ended]
 
@@ -143,7 +144,7 @@ def test_poison(stack, scale, order, whom):
     api = stack.client()
     query = {"width": 64, "notify": "ann@example.com"}
     poison = api.post("/v1/images", params=query, content=SMALL_PHOTO + b"POISON", headers=JPEG).json()["task_id"]
-    poisoned = seconds_of("poisoned", 100)
+    poisoned = seconds_of("poisoned", 1_000)
     task = stack.wait(api, poison, seconds=240)
     supervisor.stop()
     assert (task["state"], task["error"]["code"]) == ("FAILURE", "delivery.limit"), task
@@ -155,7 +156,7 @@ def test_poison(stack, scale, order, whom):
     Row(
         order=order,
         fault=f"a photo that kills its {'pool child' if whom == 'child' else 'whole worker'} each time",
-        load="60 good photos, 4 a second, 2 workers of 2 slots",
+        load="240 good photos, 15 a second, 2 workers of 2 slots",
         injected=letter["deliveries"],
         lost=0,
         doubled=0,
