@@ -7,7 +7,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 PYTHON_FOR_UV ?= python3
 RUN := $(UV) run --frozen
 
-.PHONY: help setup demo up down test test-quick cluster-test faults peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
+.PHONY: help setup demo up down test test-quick cluster-test faults faults-cluster peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
 
 help: ## Print every target with a line of help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ faults: setup ## Break everything on purpose for half an hour, and write reports
 	  $(RUN) pytest tests/faults --full -m "$${part% -n*}" -n$${part##*-n} $(FAULTS); status=$$?; \
 	  [ $$status -eq 0 ] || [ $$status -eq 5 ] || code=$$status; done; \
 	  $(RUN) python tests/faults/report.py && exit $$code
+
+faults-cluster: setup ## The same against a release on a cluster (after make faults: its rows are added)
+	@$(RUN) pytest tests/faults --cluster --numprocesses=0 $(FAULTS); code=$$?; $(RUN) python tests/faults/report.py && exit $$code
 
 peer-tests: setup ## Run Celery's own tests on both brokers and ours on every server, and write reports/peer-tests.md
 	@$(RUN) python tests/peers/celery_suite.py

@@ -98,7 +98,7 @@ REPLIES = ("421 closing", "450 busy", "451 later", "452 full", "550 no such user
 def smtp_cases() -> dict[str, tuple[str, str, str]]:
     """An address for each stage, reply and policy."""
     cases = [(stage, reply) for stage in ("RCPT", "DATA", "DOT") for reply in REPLIES]
-    cases += [("RCPT", "421 bye"), ("DATA", DROP), ("DOT", DROP), ("DOT", "SLOW")]
+    cases += [("RCPT", "421 bye"), ("DATA", DROP), ("TEXT", DROP), ("DOT", DROP), ("DOT", "SLOW")]
     both = [(*case, policy) for case in cases for policy in ("at-least-once", "at-most-once")]
     return {f"t{number}@example.com": case for number, case in enumerate(both)}
 
@@ -141,8 +141,9 @@ def test_the_mail_server(stack, scale):
         stage, reply, policy = cases[line["to"]]
         task = stack.task(api, task_id)
         seen = (task["state"], task["steps"][0]["attempts"], copies[line["to"]])
-        assert seen == expected(stage, reply, policy), (stage, reply, policy, task)
-        ambiguous += int(stack.redis.client().hget(f"offload:ledger:{task_id}", "ambiguous") or 0)
+        assert seen in expected(stage, reply, policy), (stage, reply, policy, task)
+        if stage == "DOT":
+            ambiguous += int(stack.redis.client().hget(f"offload:ledger:{task_id}", "ambiguous") or 0)
         extra[policy] += max(copies[line["to"]] - 1, 0)
     ids = Counter(mail.parsed["Message-ID"] for mail in stack.smtp.mails if mail.taken)
     Row(
@@ -161,13 +162,16 @@ def test_the_mail_server(stack, scale):
     assert len(verdict.lost) == 0
 
 
-def expected(stage: str, reply: str, policy: str) -> tuple[str, int, int]:
-    """How a mail must end, after how many attempts, with how many copies."""
+def expected(stage: str, reply: str, policy: str) -> list[tuple[str, int, int]]:
+    """How a mail may end, after how many attempts, with how many copies."""
     if (stage, reply) == ("DOT", DROP):
-        return ("SUCCESS", 2, 2) if policy == "at-least-once" else ("FAILURE", 1, 1)
+        return [("SUCCESS", 2, 2)] if policy == "at-least-once" else [("FAILURE", 1, 1)]
     if reply.startswith("5"):
-        return "FAILURE", 1, 0
-    return "SUCCESS", 1 if reply == "SLOW" else 2, 1
+        return [("FAILURE", 1, 0)]
+    if stage == "TEXT" and policy == "at-most-once":
+        # Whether the dot was still sent into the dead connection is chance; if it was, nobody can know more.
+        return [("SUCCESS", 2, 1), ("FAILURE", 1, 0)]
+    return [("SUCCESS", 1 if reply == "SLOW" else 2, 1)]
 
 
 @pytest.mark.full

@@ -67,6 +67,13 @@ def test_a_drop_before_the_text_leaves_one_copy(ready, stage):
     assert len(ready.smtp.to("ann@example.com")) == 1
 
 
+def test_a_drop_in_the_middle_of_the_text_leaves_one_copy(ready):
+    ready.smtp.script = once("TEXT", DROP)
+    task = send(ready)
+    assert (task["state"], task["steps"][0]["attempts"]) == ("SUCCESS", 2)
+    assert len(ready.smtp.to("ann@example.com")) == 1
+
+
 def test_a_drop_after_the_final_dot_is_sent_again_with_the_same_id(ready):
     ready.smtp.script = once("DOT", DROP)
     task = send(ready)

@@ -41,8 +41,9 @@ class Mail:
 class SmtpSink:
     """Takes mail on a port of this machine, until stopped.
 
-    `script` is asked at each stage (``RCPT`` with the address appended, ``DATA`` before the text, ``DOT`` after it) and
-    may return a reply such as ``"451 later"``, `DROP`, or None to take it.
+    `script` is asked at each stage and may return a reply such as ``"451 later"``, `DROP`, or None to take it. Stages are
+    ``RCPT`` with the address appended, ``DATA`` before the text, ``TEXT`` in the middle of it (where it can only drop),
+    ``DOT`` after it.
     """
 
     def __init__(
@@ -75,6 +76,10 @@ class SmtpSink:
                     self.transport.abort()
                 elif reply:
                     await self.push(reply)
+                elif sink.script("TEXT", self.envelope) == DROP:
+                    await self.push("354 go on")
+                    await self._reader.read(100)
+                    self.transport.abort()
                 else:
                     await super().smtp_DATA(arg)
 
