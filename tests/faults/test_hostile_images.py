@@ -97,8 +97,8 @@ def test_every_hostile_image_has_an_answer_and_nobody_dies(stack, scale):
         fault="hostile images: the test images of Pillow, thumbor and pillow-heif",
         load=f"{len(files):,} files, each resized and made a thumbnail",
         injected=len(files),
-        lost=0,
-        doubled=0,
+        lost=len(files) - len(found),
+        doubled=sum(len(stack.outputs(task_id)) > 2 for task_id in ids),
         seen=f"{dict(codes.most_common())}; slowest {seconds[slowest]:.1f} s ({slowest.rpartition('/')[2]}); "
         f"{len(again)} delivered again",
     ).note()

@@ -131,12 +131,13 @@ def test_poison(stack, scale, order, whom):
     workers = [stack.poisoned(whom) for _ in range(2)]
     supervisor = Supervisor(stack, workers, whom)
 
+    verdicts = []
+
     def seconds_of(name: str, first: int) -> list[float]:
         client = Client(stack.url, stack.folder / "client.jsonl", name=name, per_second=15, at_once=8)
         client.post([image(first + number, content, chain=False) for number in range(240)])
         verdict = judge(stack, client, seconds=240)
-        verdict.check()
-        assert verdict.states == {"SUCCESS": 240}, "no innocent is buried"
+        verdicts.append(verdict)
         ended = [stack.record(task_id) for task_id in client.accepted()]
         return [(record.finished_at - record.created_at) / 1000 for record in ended]
 
@@ -158,11 +159,14 @@ def test_poison(stack, scale, order, whom):
         fault=f"a photo that kills its {'pool child' if whom == 'child' else 'whole worker'} each time",
         load="240 good photos, 15 a second, 2 workers of 2 slots",
         injected=letter["deliveries"],
-        lost=0,
-        doubled=0,
+        lost=sum(len(verdict.lost) for verdict in verdicts),
+        doubled=sum(len(verdict.doubled) for verdict in verdicts),
         seen=f"buried after {letter['deliveries']} deliveries, user told once, no innocent buried; "
         f"p95 of the good {beside:.2f} s, without it {without:.2f} s",
     ).note()
+    for verdict in verdicts:
+        verdict.check()
+        assert verdict.states == {"SUCCESS": 240}, "no innocent is buried"
     if whom == "child":
         assert letter["deliveries"] == 3
 

@@ -41,9 +41,9 @@ class Mail:
 class SmtpSink:
     """Takes mail on a port of this machine, until stopped.
 
-    `script` is asked at each stage: ``RCPT`` with the address appended, ``DATA`` before the text, ``TEXT`` in the middle
-    of it (where it can only drop), ``DOT`` after it. It may return a reply such as ``"451 later"``, `DROP`, or None to
-    take it.
+    `script` is asked at each stage: ``RCPT`` with the address appended, ``DATA`` before the text, ``TEXT`` in the
+    middle of it (where it can only drop), ``DOT`` after it. It may return a reply such as ``"451 later"``, `DROP`, or
+    None to take it.
     """
 
     def __init__(
