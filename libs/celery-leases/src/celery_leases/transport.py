@@ -234,7 +234,7 @@ class LeaseChannel:
         except self.connection_errors:
             raise
         except Exception:
-            delivery_tag = payload["properties"]["delivery_tag"]
+            delivery_tag = payload["properties"].get("delivery_tag")
             if not worker.is_here() or delivery_tag not in self.qos._delivered or worker.is_active(delivery_tag):  # noqa: SLF001 -- kombu's
                 raise
             logger.exception("a message of %s cannot be made a task of: it goes to the dead letters", queue)
