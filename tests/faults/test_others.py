@@ -91,7 +91,8 @@ def test_memory_bombs(stack, scale):
     assert again == 0
     assert worker.exit_code is None
     assert len(children) == 2, "no child was replaced"
-    assert slowest <= 2, found
+    if scale.is_full:
+        assert slowest <= 2, found
 
 
 REPLIES = ("421 closing", "450 busy", "451 later", "452 full", "550 no such user", "552 too big", "554 no")

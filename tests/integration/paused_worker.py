@@ -19,6 +19,8 @@ from celery.worker.request import Request
 from celery_leases.transport import LeaseChannel
 from offload_runtime.backend import RecordBackend
 
+# Deaf to the soft time limit where a test asks for it, as a library that does not return would be: the hard one ends it.
+DEAF_TO = (SoftTimeLimitExceeded,) if "DEAF_TO_SOFT_LIMIT" in os.environ else ()
 MODULE, POINT, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 
 
@@ -32,8 +34,7 @@ def pause_at(point: str) -> None:
         return
     deadline = time.monotonic() + 120
     while not (FOLDER / "go").exists() and time.monotonic() < deadline:
-        # Deaf to the soft time limit, as a library that does not return would be: the hard one ends it.
-        with contextlib.suppress(SoftTimeLimitExceeded):
+        with contextlib.suppress(*DEAF_TO):
             time.sleep(0.02)
 
 

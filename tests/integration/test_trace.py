@@ -114,7 +114,7 @@ def test_a_step_past_its_hard_limit_is_an_error_in_the_trace(offload):
     run = until(
         lambda: [s for s in offload.otlp.trace(task["trace_id"]) if s.name == "run/report.render.v1"], "the run's span"
     )[0]
-    assert run.is_error
+    assert run.is_error, (task, offload.otlp.trace(task["trace_id"]))
 
 
 def test_beats_slot_is_the_root_of_its_own_trace(offload):
