@@ -19,7 +19,7 @@ from celery.worker.request import Request
 from celery_leases.transport import LeaseChannel
 from offload_runtime.backend import RecordBackend
 
-# Deaf to the soft time limit where a test asks for it, as a library that does not return would be: the hard one ends it.
+# Deaf to the soft time limit where a test asks for it, as a library that does not return: the hard one ends it.
 DEAF_TO = (SoftTimeLimitExceeded,) if "DEAF_TO_SOFT_LIMIT" in os.environ else ()
 MODULE, POINT, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 
