@@ -193,15 +193,15 @@ def test_slow_clients_are_let_go_and_others_are_served_meanwhile(offload, start,
 def test_a_body_that_trickles_is_ended_too(offload):
     """Never still for long enough, and yet never done: the whole has a limit as well."""
     offload.gateway({"OFFLOAD_BODY_IDLE_SECONDS": "2", "OFFLOAD_BODY_TIMEOUT_SECONDS": "3"})
-    connection = slow(offload, BODY % (b"/v1/images", b"image/jpeg", b""))
-    connection.settimeout(0.3)
     received = b""
     deadline = time.monotonic() + 30
-    while b"408" not in received and time.monotonic() < deadline:
-        try:
-            connection.sendall(b"x")
-            received += connection.recv(65_536)
-        except TimeoutError:
-            continue
-    assert b"request.timeout" in received
-    connection.close()
+    with slow(offload, BODY % (b"/v1/images", b"image/jpeg", b"")) as connection:
+        connection.settimeout(0.3)
+        # What comes after the status may be lost: the client still sends into a connection that is closed.
+        while b"\r\n" not in received and time.monotonic() < deadline:
+            try:
+                connection.sendall(b"x")
+                received += connection.recv(65_536)
+            except TimeoutError:
+                continue
+    assert received.startswith(b"HTTP/1.1 408 ")
