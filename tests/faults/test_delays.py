@@ -44,13 +44,12 @@ def test_a_delay_three_times_as_long_as_any_timeout(stack, scale):
         record = stack.record(task_id)
         lags.append(record.steps[0].started_at / 1000 - record.due_at / 1000)
         assert record.steps[0].delivery == 1
-    Row(
+    Row.of(
+        verdict,
         order=20,
         fault="a delay of three times any timeout",
         load=f"100 chains of three, delayed by {delay} s",
         injected=0,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=lags,
         seen="(recovery: from due to started)",
     ).note()
@@ -101,13 +100,12 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
     for number in range(soon):
         record = stack.record(f"d{number}")
         lags.append(record.steps[0].started_at / 1000 - record.due_at / 1000)
-    Row(
+    Row.of(
+        verdict,
         order=21,
         fault="100,000 delayed tasks",
         load=f"{soon:,} of them due within 20 s, the others in a day; 8 threads",
         injected=0,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=lags,
         seen=f"(recovery: from due to started) the worker's memory {before / 2**20:.0f} MB before, "
         f"{peak / 2**20:.0f} MB at most; {bytes_a_task:,.0f} bytes of Redis a task, record included",
@@ -139,13 +137,12 @@ def test_a_task_three_times_as_long_as_any_timeout(stack, scale):
     verdict = judge(stack, client, seconds=180)
     records_found = [stack.record(task_id) for task_id in client.accepted()]
     longest = max((record.steps[0].ended_at - record.steps[0].started_at) / 1000 for record in records_found)
-    Row(
+    Row.of(
+        verdict,
         order=22,
         fault="a task three times as long as any timeout",
         load="4 mails at a mail server that is slow, two workers, a lease of 10 s",
         injected=0,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"the longest took {longest:.0f} s; {verdict.again} run again",
     ).note()
     verdict.check()

@@ -51,13 +51,12 @@ def test_redis_killed_under_load(stack, scale):
         recovery.append(time.monotonic() - began)
     client.join(300)
     verdict = judge(stack, client, seconds=300)
-    Row(
+    Row.of(
+        verdict,
         order=10,
         fault="Redis `kill -9`, back after 1 s, AOF always",
         load=f"{verdict.tasks:,} photos, chains and mails, {per_second} posts a second",
         injected=kills,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=recovery,
         seen=f"no worker restarted; answers {dict(client.answers)}",
         seed=scale.seed,
@@ -116,13 +115,12 @@ def test_redis_away_at_every_point_of_a_step(stack, scale, order, seconds):
     for name in ("failing", "limited", "retried"):
         until(lambda name=name: stack.smtp.to(f"{name}@example.com"), f"the mail to {name}")
         assert len(stack.smtp.to(f"{name}@example.com")) == 1
-    Row(
+    Row.of(
+        verdict,
         order=order,
         fault=f"Redis away for {seconds} s at every point of a step",
         load="a chain of three at each of 6 points, a failing photo, one at its hard limit, a mail in a retry",
         injected=1,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=recovery,
         seen=f"codes of the three others: {[task['error'] and task['error']['code'] for task in ended]}",
     ).note()
@@ -161,13 +159,12 @@ def test_redis_far_away_and_connections_cut(stack, scale):
     far.post([either(number) for number in range(scale.of(600, 60))], give_up_seconds=240)
     verdict = judge(stack, far, seconds=600)
     p95 = statistics.quantiles(far.accept_seconds, n=20)[-1]
-    Row(
+    Row.of(
+        verdict,
         order=13,
         fault="every round trip to Redis 200 ms longer",
         load=f"{verdict.tasks} photos, chains and mails, 20 posts a second",
         injected=1,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"accept p95 {p95 * 1000:.0f} ms; answers {dict(far.answers)}",
     ).note()
     verdict.check()
@@ -185,13 +182,12 @@ def test_redis_far_away_and_connections_cut(stack, scale):
         count += 1
     near.join(300)
     verdict = judge(stack, near, seconds=300)
-    Row(
+    Row.of(
+        verdict,
         order=14,
         fault="all connections to Redis cut",
         load=f"{verdict.tasks} photos, chains and mails, 30 posts a second",
         injected=cuts,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"answers {dict(near.answers)}",
         seed=scale.seed,
     ).note()
@@ -225,13 +221,12 @@ def test_a_worker_that_reaches_redis_no_more(stack, scale):
     healed.set()
     client.join(120)
     verdict = judge(stack, client, kills=[swallowed], seconds=300)
-    Row(
+    Row.of(
+        verdict,
         order=15,
         fault="one of two workers cut off from Redis for 60 s, packets vanish",
         load=f"{verdict.tasks:,} photos of 30 ms, every fifth a chain of three, all slots full",
         injected=1,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=verdict.recovery,
         seen=f"{verdict.again} steps run again",
     ).note()
@@ -256,13 +251,12 @@ def test_redis_full(stack, scale):
     client.join(500)
     verdict = judge(stack, client, seconds=400)
     refused_by_redis = redis.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
-    Row(
+    Row.of(
+        verdict,
         order=12,
         fault="Redis fills up (maxmemory 64 MB)",
         load=f"{verdict.tasks:,} mails of 20 kB as fast as they are taken, workers only after the guard has closed",
         injected=1,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"answers {dict(client.answers)}; {most / 2**20:.0f} MB when the guard closed; "
         f"refused by Redis itself: {refused_by_redis}",
     ).note()

@@ -44,13 +44,12 @@ def test_kill_9_of_worker_trees(stack, scale, order, milliseconds):
     every(scale.of(4, 1) if milliseconds == 30 else 1, fleet.kill, kills)
     client.join(900)
     verdict = judge(stack, client, kills=fleet.ended, seconds=900)
-    Row(
+    Row.of(
+        verdict,
         order=order,
         fault=f"`kill -9` of worker trees, tasks of {milliseconds} ms",
         load=f"{verdict.tasks:,} photos, every fifth a chain of three, 3 workers of 2 slots",
         injected=kills,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=verdict.recovery,
         seen=f"{verdict.again} steps run again; {verdict.traces} traces whole",
         seed=scale.seed,
@@ -69,13 +68,12 @@ def test_sigterm_under_load(stack, scale):
     every(0.5, fleet.stop, stops)
     client.join(600)
     verdict = judge(stack, client, seconds=600)
-    Row(
+    Row.of(
+        verdict,
         order=3,
         fault="SIGTERM",
         load=f"{verdict.tasks:,} photos, every fifth a chain of three, 2 workers of 2 slots",
         injected=stops,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"{verdict.again} steps run again",
         seed=scale.seed,
     ).note()
@@ -107,13 +105,12 @@ def test_a_pool_child_killed_in_the_middle(stack, scale):
         judge(stack, client).check()
         pause.process.stop()
     verdict = judge(stack, *clients)
-    Row(
+    Row.of(
+        verdict,
         order=4,
         fault="`kill -9` of a pool child in the middle of a step",
         load="10 chains of three",
         injected=10,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=recovery,
         seen="each done by its second delivery; every parent lived",
     ).note()
@@ -193,13 +190,12 @@ def test_poison_among_innocents_on_full_slots(stack, scale):
     tasks = [stack.wait(api, one, seconds=300) for one in poisons]
     supervisor.stop()
     deliveries = [letter["deliveries"] for letter in api.get("/v1/dead-letters").json()["dead_letters"]]
-    Row(
+    Row.of(
+        verdict,
         order=6.1,
         fault="three such photos in a backlog, all slots full",
         load=f"{verdict.tasks} good photos, 2 workers of 2 slots",
         injected=sum(deliveries),
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"buried after {deliveries} deliveries; good ones: {dict(verdict.states)}",
     ).note()
     verdict.check()
@@ -259,13 +255,12 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
         pause.process.stop()
         clients.append(client)
     verdict = judge(stack, *clients)
-    Row(
+    Row.of(
+        verdict,
         order=8,
         fault="SIGSTOP for three leases, then SIGCONT",
         load="3 chains of three",
         injected=3,
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         recovery=recovery,
         seen="the sleeper's result and acknowledgement were fenced; one mail each",
     ).note()
@@ -292,13 +287,12 @@ def test_killed_at_every_point_of_a_step(stack, scale):
         judge(stack, *clients, seconds=120).check()
         worker.stop()
     verdict = judge(stack, *clients)
-    Row(
+    Row.of(
+        verdict,
         order=9,
         fault="`kill -9` at six points of a step: around the gate, the next step's publish, the result",
         load=f"{len(clients)} chains of three",
         injected=len(clients),
-        lost=len(verdict.lost),
-        doubled=len(verdict.doubled),
         seen=f"{verdict.again} steps run again; {verdict.traces} traces, one trace id each",
     ).note()
     verdict.check()

@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway.batches import Batches
-from gateway.problems import Problem
+from gateway.problems import RETRY_AFTER_SECONDS, Problem, redis_unavailable
 from offload_runtime import keys, messages, records, telemetry
 from offload_runtime.messages import PUBLISHED_AT, ChainStep
 from offload_runtime.redis_client import AWAY, connect_async
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 # Above this share of Redis's memory nothing new is accepted, so that what runs can end.
 MEMORY_SHARE = 0.8
 SAMPLE_SECONDS = 1.0
-RETRY_AFTER_SECONDS = 2
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
 
 
@@ -104,7 +103,7 @@ class Dispatcher:
 
         """
         if not self.health.is_up:
-            raise unavailable()
+            raise redis_unavailable()
         if idempotency_key is not None:
             return
         if self.health.is_nearly_full:
@@ -250,16 +249,6 @@ class Dispatcher:
             if warning not in self.health.warnings:
                 logger.warning("accepted tasks may be lost: Redis's %s", warning)
         return tuple(different)
-
-
-def unavailable() -> Problem:
-    """Return the problem of a Redis that is known to be away."""
-    return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "redis.unavailable",
-        "the queue cannot be reached; nothing was accepted",
-        retry_after=RETRY_AFTER_SECONDS,
-    )
 
 
 def _nearly_full() -> Problem:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from redis.exceptions import RedisError
 
-from gateway import dispatch, queues, views
+from gateway import queues, views
 from gateway.bodies import json_body, openapi_body
 from gateway.dead_letters import MOST, DeadLetters, Name, Place, place_of
 from gateway.problems import Problem
@@ -80,10 +79,7 @@ async def get_dead_letters(
     after = Place.of(cursor) if cursor else None
     if cursor and after is None:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "cursor: not one of ours")
-    try:
-        letters = await _letters(request).newest([queue] if queue else list(Queue), limit, after)
-    except RedisError:
-        raise dispatch.unavailable() from None
+    letters = await _letters(request).newest([queue] if queue else list(Queue), limit, after)
     more = str(place_of(letters[-1])) if len(letters) == limit else None
     return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})
 
@@ -94,12 +90,9 @@ async def redrive_many(request: Request) -> Response:
     wanted = await json_body(request, Redrive)
     if (wanted.ids is None) == (wanted.queue is None):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "give either ids or queue")
-    try:
-        ids = wanted.ids or await _of_queue(request, wanted)
-        results = [{"id": one, "outcome": await _redrive(request, Name.of(one))} for one in ids]
-    except RedisError:
-        # Some may be back already: bringing them back again finds them missing, and harms nothing.
-        raise dispatch.unavailable() from None
+    ids = wanted.ids or await _of_queue(request, wanted)
+    # Where Redis goes away in the middle some are back already: asked for again, they are missing, which harms nothing.
+    results = [{"id": one, "outcome": await _redrive(request, Name.of(one))} for one in ids]
     redriven = sum(result["outcome"] == "redriven" for result in results)
     return JSONResponse({"redriven": redriven, "results": results})
 
@@ -107,11 +100,7 @@ async def redrive_many(request: Request) -> Response:
 @router.get("/dead-letters/{letter_id:path}", tags=["dead letters"])
 async def get_dead_letter(request: Request, letter_id: str) -> Response:
     """Show one whole: why it was given up, who had it last, its trace, its message, and how it died before."""
-    name = _name(letter_id)
-    try:
-        letter = await _letters(request).one(name)
-    except RedisError:
-        raise dispatch.unavailable() from None
+    letter = await _letters(request).one(_name(letter_id))
     if letter is None:
         raise _refused("dead_letter.missing")
     return JSONResponse(views.dead_letter(letter, whole=True))
@@ -121,10 +110,7 @@ async def get_dead_letter(request: Request, letter_id: str) -> Response:
 async def redrive_one(request: Request, letter_id: str) -> Response:
     """Bring one back: its task is PENDING again, with its id, its record and its files, and its history kept."""
     name = _name(letter_id)
-    try:
-        outcome = await _redrive(request, name)
-    except RedisError:
-        raise dispatch.unavailable() from None
+    outcome = await _redrive(request, name)
     if outcome != "redriven":
         raise _refused(outcome)
     return JSONResponse({"id": str(name), "outcome": outcome})
@@ -135,10 +121,7 @@ async def delete_dead_letter(request: Request, letter_id: str) -> Response:
     """Delete one for good; its task stays FAILURE, and its record lives as long as any other."""
     name = _name(letter_id)
     parts: Parts = request.app.state.parts
-    try:
-        outcome = await _letters(request).discard(name)
-    except RedisError:
-        raise dispatch.unavailable() from None
+    outcome = await _letters(request).discard(name)
     if outcome != "deleted":
         raise _refused(outcome)
     parts.metrics.dead_letters.labels(name.queue, outcome).inc()
@@ -147,10 +130,7 @@ async def delete_dead_letter(request: Request, letter_id: str) -> Response:
 
 async def _queues(request: Request) -> list[queues.QueueState]:
     parts: Parts = request.app.state.parts
-    try:
-        return await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
-    except RedisError:
-        raise dispatch.unavailable() from None
+    return await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
 
 
 def _letters(request: Request) -> DeadLetters:

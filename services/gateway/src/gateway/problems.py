@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+# Redis and a full queue are looked at each second.
+RETRY_AFTER_SECONDS = 2
 
 
 class Problem(Exception):  # noqa: N818 -- RFC 9457's own word
@@ -72,6 +75,16 @@ def not_found() -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, "task.not_found", "there is no such task")
 
 
+def redis_unavailable() -> Problem:
+    """Return the problem of a Redis that does not answer."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "redis.unavailable",
+        "the queue cannot be reached; nothing was accepted",
+        retry_after=RETRY_AFTER_SECONDS,
+    )
+
+
 def install(app: FastAPI, counter: Counter) -> None:
     """Answer every error of the application as a problem, and count it by its code."""
 
@@ -82,6 +95,11 @@ def install(app: FastAPI, counter: Counter) -> None:
     @app.exception_handler(Problem)
     async def problem(_: Request, error: Problem) -> JSONResponse:
         return answer(error)
+
+    @app.exception_handler(RedisError)
+    async def redis(_: Request, error: RedisError) -> JSONResponse:
+        logger.warning("Redis did not answer: %s", error)
+        return answer(redis_unavailable())
 
     @app.exception_handler(RequestValidationError)
     async def fields(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
-from redis.exceptions import RedisError
 
 from gateway import dispatch, problems, views
 from gateway.bodies import json_body, openapi_body, schema_of
@@ -195,10 +194,7 @@ async def delete_task(request: Request, task_id: str) -> Response:
     settings = parts.settings
     keep_ms = settings.result_expires_seconds * 1000
     call = records.CANCEL(settings.key_prefix, settings.broker_prefix, task_id, keep_ms)
-    try:
-        outcome = (await call.run_async(parts.dispatcher.client)).decode()
-    except RedisError:
-        raise dispatch.unavailable() from None
+    outcome = (await call.run_async(parts.dispatcher.client)).decode()
     if outcome == "record.missing":
         raise problems.not_found()
     if outcome == "finished":
@@ -296,13 +292,10 @@ async def _record(parts: Parts, caller: Caller, task_id: str) -> records.Record:
     """Return a task of this caller's.
 
     Raises:
-        Problem: 404 ``task.not_found`` for what is not there, or is another key's; 503 ``redis.unavailable``.
+        Problem: 404 ``task.not_found`` for what is not there, or is another key's.
 
     """
-    try:
-        raw = await parts.dispatcher.client.hgetall(keys.record(parts.settings.key_prefix, task_id))
-    except RedisError:
-        raise dispatch.unavailable() from None
+    raw = await parts.dispatcher.client.hgetall(keys.record(parts.settings.key_prefix, task_id))
     record = records.decode(task_id, raw)
     if record is None or (record.owner != caller.name and not caller.is_operator):
         raise problems.not_found()
