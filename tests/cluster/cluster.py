@@ -392,16 +392,19 @@ def restarts(release: Release) -> dict[str, int]:
 def kill_container(pod: dict[str, Any]) -> int:
     """SIGKILL every process of a pod but its pause container, from the host; returns how many."""
     uid = pod["metadata"]["uid"]
-    killed = 0
+    found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
             continue
         with contextlib.suppress(OSError):
             cgroup = (folder / "cgroup").read_text()
             if (uid in cgroup or uid.replace("-", "_") in cgroup) and (folder / "comm").read_text().strip() != "pause":
-                os.kill(int(folder.name), signal.SIGKILL)
-                killed += 1
-    return killed
+                found.append(int(folder.name))
+    # Only now: with its first process a container loses all the others, and they would not be counted.
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return len(found)
 
 
 def seconds_of(text: str) -> float:

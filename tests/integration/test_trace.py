@@ -111,10 +111,31 @@ def test_a_step_past_its_hard_limit_is_an_error_in_the_trace(offload):
     task = offload.wait(client, task_id)
     assert task["state"] == "FAILURE"
     assert task["error"]["code"] in {"task.time_limit", "task.soft_time_limit"}
-    run = until(
+    runs = until(
         lambda: [s for s in offload.otlp.trace(task["trace_id"]) if s.name == "run/report.render.v1"], "the run's span"
-    )[0]
-    assert run.is_error, (task, offload.otlp.trace(task["trace_id"]))
+    )
+    assert all(run.is_error for run in runs), (task, offload.otlp.trace(task["trace_id"]))
+
+
+def test_a_run_that_its_process_could_still_send_is_an_error_too(offload):
+    """A child that is told to end unwinds, and sends the span of the run that it left open."""
+    offload.gateway()
+    client = offload.client()
+    pause = offload.paused("image_worker", "in the step", {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
+    task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
+    pause.reached()
+    (child,) = pause.process.children()
+    os.kill(child, signal.SIGTERM)
+    task = offload.wait(client, task_id)
+
+    def runs(delivery: int):
+        found = [span for span in offload.otlp.trace(task["trace_id"]) if span.kind == CONSUMER]
+        return [span for span in found if span.attributes["offload.delivery_count"] == delivery]
+
+    until(lambda: len(runs(1)) == 2 and runs(2), "what both processes tell of the first run, and the second run")
+    assert [span.is_error for span in runs(1)] == [True, True]
+    assert {span.attributes["error.type"] for span in runs(1)} == {"task.worker_lost", "task.interrupted"}
+    assert not runs(2)[0].is_error
 
 
 def test_beats_slot_is_the_root_of_its_own_trace(offload):

@@ -84,7 +84,17 @@ def _parent_ends(**_: object) -> None:
 
 
 def _connect() -> None:
-    """Connect the instrumentation, and after it our own handlers: before it there would be no current span."""
+    """Connect the instrumentation, and after it what is about a run's begin: before it there would be no span."""
+
+    def ends(state: str | None, **_: object) -> None:
+        """Mark a run that its process could not finish: told to end, it unwinds, and sends the span that is open."""
+        if state is None:
+            span = trace.get_current_span()
+            span.set_attribute("error.type", "task.interrupted")
+            span.set_status(Status(StatusCode.ERROR, "its process was told to end"))
+
+    # Before the instrumentation, which ends the span.
+    signals.task_postrun.connect(ends, weak=False)
     instrumentor = _Instrumentor()
     instrumentor.publishing = {}
     instrumentor.instrument()
