@@ -167,6 +167,15 @@ class Release:
         return found
 
 
+def is_anothers(answer: httpx.Response) -> bool:
+    """Return whether something else has answered than the gateway, whose every error is a problem+json.
+
+    While a Service has no endpoint its address may for a moment lead out of the cluster: to whatever answers, with 404,
+    in this machine's network.
+    """
+    return answer.status_code == 404 and answer.headers.get("Content-Type") != "application/problem+json"
+
+
 class Client:
     """A client that keeps connections properly, repeats by idempotency key, and writes down what was accepted."""
 
@@ -198,6 +207,8 @@ class Client:
             try:
                 answer = self.http.post(path, headers=headers, **request)
             except httpx.TransportError:
+                answer = None
+            if answer is None or is_anothers(answer):
                 self.reconnects += 1
                 time.sleep(0.05)
                 continue

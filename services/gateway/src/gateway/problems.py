@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-# Redis and a full queue are looked at each second.
+# Redis is looked at each second.
 RETRY_AFTER_SECONDS = 2
 
 
@@ -80,7 +80,7 @@ def redis_unavailable() -> Problem:
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "redis.unavailable",
-        "the queue cannot be reached; nothing was accepted",
+        "the queue cannot be reached; send the request again",
         retry_after=RETRY_AFTER_SECONDS,
     )
 
