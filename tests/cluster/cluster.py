@@ -250,7 +250,7 @@ class Client:
                 if answer.status_code == 200:
                     found: dict[str, Any] = answer.json()
                     return found
-                assert answer.status_code in {429, 502, 503}, answer.text
+                assert answer.status_code in {429, 502, 503} or is_anothers(answer), answer.text
             return None
 
         return until(look, f"task {task_id}", seconds=60)
