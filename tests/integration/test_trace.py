@@ -80,15 +80,20 @@ def test_spans_of_pool_children_survive(offload, children):
     assert sorted(span.trace_id for span in runs) == sorted(traces)
 
 
-def test_a_run_whose_process_died_is_told_of_by_the_parent(offload):
+def report_whose_child_is_ended(offload, how: signal.Signals):
+    """End the pool child that runs a report; returns the report's task, done by its second run."""
     offload.gateway()
     client = offload.client()
     pause = offload.paused("image_worker", "in the step", {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
     task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
     pause.reached()
     (child,) = pause.process.children()
-    os.kill(child, signal.SIGKILL)
-    task = offload.wait(client, task_id)
+    os.kill(child, how)
+    return offload.wait(client, task_id)
+
+
+def test_a_run_whose_process_died_is_told_of_by_the_parent(offload):
+    task = report_whose_child_is_ended(offload, signal.SIGKILL)
     spans = trace_of(offload, task["trace_id"], 3)
     runs = until(
         lambda: len(found := [s for s in offload.otlp.trace(task["trace_id"]) if s.kind == CONSUMER]) == 2 and found,
@@ -119,14 +124,7 @@ def test_a_step_past_its_hard_limit_is_an_error_in_the_trace(offload):
 
 def test_a_run_that_its_process_could_still_send_is_an_error_too(offload):
     """A child that is told to end unwinds, and sends the span of the run that it left open."""
-    offload.gateway()
-    client = offload.client()
-    pause = offload.paused("image_worker", "in the step", {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
-    task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
-    pause.reached()
-    (child,) = pause.process.children()
-    os.kill(child, signal.SIGTERM)
-    task = offload.wait(client, task_id)
+    task = report_whose_child_is_ended(offload, signal.SIGTERM)
 
     def runs(delivery: int):
         found = [span for span in offload.otlp.trace(task["trace_id"]) if span.kind == CONSUMER]
