@@ -32,6 +32,11 @@ class ImageFormat(StrEnum):
     GIF = "gif"
     AVIF = "avif"
 
+    @classmethod
+    def _missing_(cls, value: object) -> ImageFormat | None:
+        """Take the name that everybody gives to JPEG files."""
+        return cls.JPEG if value == "jpg" else None
+
 
 class Output(Result):
     """One file that a task has made."""
@@ -69,6 +74,11 @@ class ResizeImage(Message):
 
 
 class ThumbnailImage(Message):
-    """Make a small image of the one that the step before has made."""
+    """Make a small image of the source itself: the whole of it, in proportion, never enlarged.
+
+    A message without a source comes from a release before 0.1.1: then the output of the step before is the source.
+    """
 
     longest_side: Side
+    source: str | None = None
+    format: ImageFormat | None = None

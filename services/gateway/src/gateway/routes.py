@@ -114,7 +114,12 @@ async def post_image(request: Request) -> Response:
         )
         steps = [ChainStep.of(RESIZE_IMAGE, resize)]
         if options.thumbnail is not None:
-            steps.append(ChainStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=options.thumbnail)))
+            steps.append(
+                ChainStep.of(
+                    THUMBNAIL_IMAGE,
+                    ThumbnailImage(longest_side=options.thumbnail, source=source, format=options.format),
+                )
+            )
         if options.notify is not None:
             steps.append(
                 ChainStep.of(NOTIFY, Notify(to=options.notify, user_id=options.user_id, policy=options.notify_policy))

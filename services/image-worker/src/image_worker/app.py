@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from image_worker import memory, tasks
+from celery import signals
+
+from image_worker import tasks
+from image_worker.sandbox import Sandbox
 from offload_contracts import Queue
 from offload_runtime import celery_telemetry, logs
 from offload_runtime.blobs import BlobStore
@@ -23,7 +26,9 @@ def create(settings: ImageWorkerSettings) -> OffloadApp:
     """Return the worker's application, with its tasks."""
     logs.configure(SERVICE, settings.log_level)
     app = create_app(SERVICE, settings, worker=settings)
-    tasks.register_all(app, settings, BlobStore(settings))
+    sandbox = Sandbox(settings)
+    tasks.register_all(app, settings, BlobStore(settings), sandbox)
     celery_telemetry.instrument(SERVICE, POOL)
-    memory.install(settings.image_memory_limit_bytes)
+    signals.worker_process_init.connect(sandbox.start, weak=False)
+    signals.worker_process_shutdown.connect(sandbox.stop, weak=False)
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from image_worker import images, reports
+from image_worker import reports
 from offload_contracts import (
     RENDER_REPORT,
     RESIZE_IMAGE,
@@ -22,29 +22,29 @@ from offload_runtime.steps import Policy, Run, register
 if TYPE_CHECKING:
     from celery import Celery
 
+    from image_worker.images import Rendered
+    from image_worker.sandbox import Sandbox
     from image_worker.settings import ImageWorkerSettings
 
 
-def register_all(app: Celery, settings: ImageWorkerSettings, store: blobs.BlobStore) -> None:
+def register_all(app: Celery, settings: ImageWorkerSettings, store: blobs.BlobStore, sandbox: Sandbox) -> None:
     """Give the application its tasks."""
-    limits = images.Limits(settings.image_max_pixels, settings.image_max_side_pixels, settings.image_max_frames)
 
     def resize(message: ResizeImage, run: Run) -> Outputs:
-        image = images.resize(
+        image = sandbox.resize(
             _read(store, message.source),
             width=message.width,
             height=message.height,
             fit=message.fit,
             target=message.format,
             animated=message.animated,
-            limits=limits,
         )
         return run.outputs.plus(_write_image(store, run, "resize", image))
 
     def thumbnail(message: ThumbnailImage, run: Run) -> Outputs:
-        source = next(output for output in run.outputs.outputs if output.step == "resize")
+        source = message.source or next(output.key for output in run.outputs.outputs if output.step == "resize")
         side = message.longest_side
-        image = images.resize(_read(store, source.key), width=side, height=side, limits=limits)
+        image = sandbox.resize(_read(store, source), width=side, height=side, target=message.format)
         return run.outputs.plus(_write_image(store, run, "thumbnail", image))
 
     def render(message: RenderReport, run: Run) -> Outputs:
@@ -67,7 +67,7 @@ def _read(store: blobs.BlobStore, key: str) -> bytes:
         raise TemporaryError("blob.unavailable", "the blob store cannot be reached") from None
 
 
-def _write_image(store: blobs.BlobStore, run: Run, step: str, image: images.Rendered) -> Output:
+def _write_image(store: blobs.BlobStore, run: Run, step: str, image: Rendered) -> Output:
     output = _write(store, run, step, image.data, image.extension, image.media_type)
     return output.model_copy(update={"width": image.width, "height": image.height})
 
