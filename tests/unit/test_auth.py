@@ -47,7 +47,7 @@ def test_keys_come_by_environment_too(tmp_path, monkeypatch):
         ({}, 401, "auth.missing"),
         ({"authorization": "Basic abc"}, 401, "auth.missing"),
         ({"authorization": "Bearer "}, 401, "auth.missing"),
-        ({"authorization": "Bearer offload_wrong"}, 403, "auth.refused"),
+        ({"authorization": "Bearer offload_wrong"}, 401, "auth.refused"),
     ],
 )
 def test_without_a_known_key_nothing_is_served(tmp_path, headers, status, code):
@@ -78,3 +78,48 @@ def test_a_line_that_is_no_key_is_refused(tmp_path, line):
 def test_a_scope_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="admin"):
         auth.Keys(settings(tmp_path, api_keys=("shop:" + "a" * 64 + ":admin",)))
+
+
+@pytest.mark.parametrize("name", ["beat", "development", "offload"])
+def test_the_names_of_our_own_tasks_are_no_keys(tmp_path, name):
+    with pytest.raises(SettingsError, match=name):
+        auth.new_key(name, ["tasks"])
+    with pytest.raises(SettingsError, match=name):
+        auth.Keys(settings(tmp_path, api_keys=(f"{name}:{'a' * 64}",)))
+
+
+@pytest.mark.parametrize(
+    ("expires", "is_known"),
+    [("2999-12-31", True), ("2999-12-31T23:59:59Z", True), ("2020-01-01", False), ("2020-01-01T00:00:00+02:00", False)],
+)
+def test_a_key_ends_with_its_expiry(tmp_path, expires, is_known):
+    key, line = auth.new_key("shop", ["tasks"], expires)
+    keys = auth.Keys(settings(tmp_path, api_keys=(line,)))
+    if is_known:
+        assert keys.caller(request(x_api_key=key)).name == "shop"
+    else:
+        with pytest.raises(Problem) as raised:
+            keys.caller(request(x_api_key=key))
+        assert (raised.value.status, raised.value.code) == (401, "auth.refused")
+
+
+def test_an_expiry_that_is_no_date_is_refused():
+    with pytest.raises(SettingsError, match="expiry"):
+        auth.new_key("shop", ["tasks"], "2026-13-01")
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path, caplog):
+    key, line = auth.new_key("shop", ["tasks"])
+    other, other_line = auth.new_key("other", ["tasks"])
+    file = tmp_path / "keys"
+    file.write_text(line)
+    keys = auth.Keys(settings(tmp_path, api_keys_file=str(file)))
+    file.write_text(f"{other_line}\n")
+    keys.refresh()
+    assert keys.caller(request(x_api_key=other)).name == "other"
+    with pytest.raises(Problem):
+        keys.caller(request(x_api_key=key))
+    file.write_text("no key at all, and longer than before")
+    keys.refresh()
+    assert keys.caller(request(x_api_key=other)).name == "other"
+    assert "stay as they were" in caplog.text

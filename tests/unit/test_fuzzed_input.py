@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from starlette.datastructures import Headers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,7 @@ from gateway.bodies import json_body
 from gateway.dead_letters import Name, Place
 from gateway.operators import Redrive
 from gateway.problems import Problem
-from gateway.requests import EmailRequest, ImageRequest, ReportRequest
+from gateway.requests import EMAIL, ImageRequest, ReceiptEmail, ReportRequest, TextEmail, WelcomeEmail
 from gateway.uploads import Upload
 from mail_worker import compose
 from offload_contracts import ALL, ContractError, Template, address
@@ -45,7 +46,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
-MODELS = (ImageRequest, EmailRequest, ReportRequest, Redrive)
+MODELS = (ImageRequest, TextEmail, WelcomeEmail, ReceiptEmail, ReportRequest, Redrive)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -62,7 +63,7 @@ def test_options(model: type[BaseModel], data):
 @example(b'{"to": "\xff"}')
 def test_json_bodies(body):
     with refused(413, 415, 422):
-        asyncio.run(json_body(request({"content-type": "application/json"}, body), EmailRequest))
+        asyncio.run(json_body(request({"content-type": "application/json"}, body), EMAIL))
 
 
 LATIN = st.text(st.characters(codec="latin-1"), max_size=100)
@@ -125,7 +126,7 @@ def request(headers: dict[str, str], body: bytes) -> Request:
 @example("é")
 def test_idempotency_keys(key):
     with refused("idempotency.invalid"):
-        assert dispatch.idempotency_key({"idempotency-key": key}) == key
+        assert dispatch.idempotency_key(Headers({"idempotency-key": key})) == key
 
 
 @given(ANY_TEXT)

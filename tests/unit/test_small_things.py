@@ -7,9 +7,11 @@ import logging
 import pickle
 
 import pytest
+from starlette.datastructures import Headers
 
 from gateway import dispatch
 from gateway.problems import Problem
+from gateway.requests import EMAIL, ImageRequest
 from offload_runtime import keys, logs
 from offload_runtime.backend import describe
 from offload_runtime.errors import PermanentError, TemporaryError
@@ -51,24 +53,40 @@ def test_logs_are_json_without_addresses():
     assert line["service"] == "gateway"
 
 
-def test_a_fingerprint_is_of_the_fields_not_of_their_order():
-    one = dispatch.fingerprint("POST", "/v1/images", {"a": "1", "b": "2"}, "hash")
-    assert one == dispatch.fingerprint("POST", "/v1/images", {"b": "2", "a": "1"}, "hash")
-    for other in (
-        dispatch.fingerprint("POST", "/v1/images", {"a": "1", "b": "3"}, "hash"),
-        dispatch.fingerprint("POST", "/v1/images", {"a": "1", "b": "2"}, "other"),
-        dispatch.fingerprint("POST", "/v1/emails", {"a": "1", "b": "2"}, "hash"),
-    ):
-        assert other != one
+def test_a_fingerprint_is_of_what_was_asked_for_not_of_how():
+    def image(**fields: str) -> str:
+        return dispatch.fingerprint("POST", "/v1/images", ImageRequest.model_validate(fields), "hash")
+
+    def mail(text: str) -> str:
+        return dispatch.fingerprint("POST", "/v1/emails", EMAIL.validate_json(text, strict=True))
+
+    same = image(width="10", height="20")
+    assert {
+        image(height="20", width="10"),
+        image(height="20", width="010"),
+        image(height="20", width="10", fit="contain"),
+    } == {same}
+    assert same != image(width="10", height="21")
+    assert same != dispatch.fingerprint("POST", "/v1/images", ImageRequest(width=10, height=20), "other")
+    assert image(format="jpg") == image(format="jpeg")
+    context = '{"to": "a@example.com", "template": "welcome", "context": %s}'
+    one = mail(context % '{"name": "Ann", "more": {"x": 1, "y": [1, {"a": 1, "b": 2}]}}')
+    assert one == mail(context % '{"more": {"y": [1, {"b": 2, "a": 1}], "x": 1}, "name": "Ann"}')
+    assert one != mail(context % '{"more": {"y": [1, {"b": 2, "a": 1}], "x": 2}, "name": "Ann"}')
+    plain = '{"to": %s, "subject": "x", "text": "y"%s}'
+    assert (
+        len({mail(plain % one) for one in (('"a@b.c"', ""), ('["a@b.c"]', ""), ('"a@b.c"', ', "delay_seconds": 0.0'))})
+        == 1
+    )
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 256, "ä", "a\tb"])
 def test_an_idempotency_key_is_printable_and_bounded(bad):
     with pytest.raises(Problem) as raised:
-        dispatch.idempotency_key({"idempotency-key": bad})
+        dispatch.idempotency_key(Headers({"idempotency-key": bad}))
     assert raised.value.code == "idempotency.invalid"
-    assert dispatch.idempotency_key({}) is None
-    assert dispatch.idempotency_key({"idempotency-key": "k" * 255}) == "k" * 255
+    assert dispatch.idempotency_key(Headers()) is None
+    assert dispatch.idempotency_key(Headers({"idempotency-key": "k" * 255})) == "k" * 255
 
 
 def test_amazons_own_s3_needs_no_endpoint_and_no_keys():

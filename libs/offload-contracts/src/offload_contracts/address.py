@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 # RFC 5321 section 4.5.3.1: 64 octets of local part, 254 of the whole path without its brackets.
 _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -34,4 +34,8 @@ def check(address: str) -> str:
     return address
 
 
-Address = Annotated[str, AfterValidator(check)]
+# The same rule as one expression, for those who read the JSON schema.
+PATTERN = rf"^{_LOCAL.pattern}@{_LABEL}(\.{_LABEL})*$"
+Address = Annotated[
+    str, AfterValidator(check), WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": PATTERN})
+]

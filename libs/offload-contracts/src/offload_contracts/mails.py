@@ -51,6 +51,8 @@ class SendMail(Message):
     subject: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     text: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
     policy: MailPolicy = MailPolicy.AT_LEAST_ONCE
+    # A message for each recipient, in which nobody sees the others; else one that all of them see each other in.
+    individually: bool = False
 
     @model_validator(mode="after")
     def _one_way(self) -> SendMail:

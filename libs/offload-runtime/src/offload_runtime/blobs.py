@@ -148,7 +148,7 @@ class BlobStore:
             raise BlobError(f"{key} cannot be deleted") from error
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> Stored:
-        """Write a blob from its chunks while it is hashed. What `chunks` raises is passed on, and nothing is stored.
+        """Write a blob from its chunks while it is hashed. What `chunks` raises is passed on, and nothing stays.
 
         A blob of one part is written by one request; only a larger one is sent in parts.
         """
@@ -165,7 +165,10 @@ class BlobStore:
                 part_bytes += len(chunk)
                 if part_bytes >= self._part_bytes:
                     if writer is None:
-                        writer = obstore.open_writer_async(self._store, key, buffer_size=self._part_bytes)
+                        # One part at a time: its client would take the whole upload before the store has any.
+                        writer = obstore.open_writer_async(
+                            self._store, key, buffer_size=self._part_bytes, max_concurrency=1
+                        )
                     await writer.write(b"".join(part))
                     part, part_bytes = [], 0
             if writer is None:
@@ -177,15 +180,34 @@ class BlobStore:
             raise BlobError(f"{key} cannot be written") from error
         return Stored(size, hashed.hexdigest())
 
-    async def read(self, key: str) -> tuple[int, AsyncIterator[bytes]]:
-        """Return a blob's size and its chunks.
+    def write_memory_bytes(self, size_bytes: int) -> int:
+        """Return how much memory `write` takes for an upload of this size: its parts, joined, sent, and copied."""
+        return min(3 * size_bytes, 5 * self._part_bytes)
+
+    async def size(self, key: str) -> int:
+        """Return a blob's size.
 
         Raises:
             BlobNotFoundError: when there is none of this key.
 
         """
         try:
-            found = await obstore.get_async(self._store, key)
+            found = await obstore.head_async(self._store, key)
+        except (NotFoundError, FileNotFoundError):
+            raise BlobNotFoundError(key) from None
+        except (BaseError, OSError) as error:
+            raise BlobError(f"{key} cannot be looked at") from error
+        return found["size"]
+
+    async def read(self, key: str, part: tuple[int, int] | None = None) -> AsyncIterator[bytes]:
+        """Return a blob's chunks; of `part` alone where it is given (its first byte, and the one behind its last).
+
+        Raises:
+            BlobNotFoundError: when there is none of this key.
+
+        """
+        try:
+            found = await obstore.get_async(self._store, key, options={"range": part} if part else None)
         except (NotFoundError, FileNotFoundError):
             raise BlobNotFoundError(key) from None
         except (BaseError, OSError) as error:
@@ -195,7 +217,7 @@ class BlobStore:
             async for chunk in found.stream(min_chunk_size=64 * 1024):
                 yield bytes(chunk)
 
-        return found.meta["size"], chunks()
+        return chunks()
 
     async def ping(self) -> None:
         """Ask the store for anything at all.

@@ -32,6 +32,11 @@ def record(prefix: str, task_id: str) -> str:
     return f"{prefix}task:{task_id}"
 
 
+def ended(prefix: str, task_id: str) -> str:
+    """Return the key of what is left of a task whose record has expired."""
+    return f"{prefix}ended:{task_id}"
+
+
 def events(prefix: str, task_id: str) -> str:
     """Return the key of a task's event stream."""
     return f"{prefix}events:{task_id}"

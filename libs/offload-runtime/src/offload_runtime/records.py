@@ -95,6 +95,8 @@ class NewTask:
     parent_task_id: str | None = None
     upload: str | None = None
     upload_sha256: str | None = None
+    # How long its outputs are kept: as long something of the task is left that says whose they are.
+    retain_ms: str | None = None
 
     def fields(self) -> list[Argument]:
         """Return the record's fields as Redis takes them: name, value, name, value."""
@@ -103,7 +105,7 @@ class NewTask:
             for number, step in enumerate(self.steps, 1)
         ]
         fields: dict[str, str] = {"kind": self.kind, "owner": self.owner, "steps": json.dumps(steps)}
-        optional = ("trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256")
+        optional = ("trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms")
         fields |= {name: value for name in optional if (value := getattr(self, name))}
         if self.envelope.due_ms:
             fields["due_at"] = str(self.envelope.due_ms)
@@ -207,6 +209,35 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         upload=fields.get("upload"),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),
         redrives=tuple(json.loads(fields.get("redrives", "[]"))),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is left of a task whose record has expired. Times are milliseconds since the epoch."""
+
+    task_id: str
+    kind: str
+    owner: str
+    state: str
+    created_at: int
+    finished_at: int
+    trace_id: str | None
+
+
+def decode_ended(task_id: str, raw: Mapping[Any, Any]) -> Ended | None:
+    """Return what is left of a task, from a hash as Redis gives it; None when there is nothing."""
+    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    if "state" not in fields:
+        return None
+    return Ended(
+        task_id,
+        fields["kind"],
+        fields["owner"],
+        fields["state"],
+        int(fields["created_at"]),
+        int(fields["finished_at"]),
+        fields["trace_id"] or None,
     )
 
 

@@ -13,7 +13,7 @@ import netrc  # noqa: F401
 import os
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -48,7 +48,7 @@ def is_enabled() -> bool:
 
 
 class _Redacting(SpanExporter):
-    """Leaves e-mail addresses out of exception texts and descriptions on their way out."""
+    """Leaves e-mail addresses, queries, links' tokens and API keys out of spans on their way out."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -63,20 +63,36 @@ class _Redacting(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
+# What the instrumentations call a request's query, alone or within a URL. It may hold addresses and links' tokens.
+_QUERIES = frozenset({"url.query"})
+_URLS = frozenset({"http.url", "http.target", "url.full", "url.original"})
+
+
 def _redacted(span: ReadableSpan) -> ReadableSpan:
     for event in span.events:
-        for name in ("exception.message", "exception.stacktrace"):
-            text = event.attributes and event.attributes.get(name)
-            if isinstance(text, str) and redact(text) != text:
-                changed = dict(event.attributes or {}) | {name: redact(text)}
-                event._attributes = changed  # noqa: SLF001 -- the SDK has no way to change an event on its way out
+        if changed := _redacted_attributes(event.attributes):
+            event._attributes = changed  # noqa: SLF001 -- the SDK has no way to change an event on its way out
     description = span.status.description
     if description and redact(description) != description:
         span._status = Status(span.status.status_code, redact(description))  # noqa: SLF001 -- the same
-    reason = span.attributes and span.attributes.get("celery.retry.reason")
-    if isinstance(reason, str) and redact(reason) != reason:
-        span._attributes = dict(span.attributes or {}) | {"celery.retry.reason": redact(reason)}  # noqa: SLF001 -- the same
+    if changed := _redacted_attributes(span.attributes):
+        span._attributes = changed  # noqa: SLF001 -- the same
+    if redact(span.name) != span.name:
+        span._name = redact(span.name)  # noqa: SLF001 -- the same
     return span
+
+
+def _redacted_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the attributes with what nobody should read left out; None where there is no such thing."""
+    changed = {}
+    for name, value in (attributes or {}).items():
+        if isinstance(value, str):
+            clean = "<redacted>" if name in _QUERIES and value else redact(value)
+            if name in _URLS and "?" in clean:
+                clean = clean.partition("?")[0] + "?<redacted>"
+            if clean != value:
+                changed[name] = clean
+    return dict(attributes or {}) | changed if changed else None
 
 
 @dataclass(frozen=True, slots=True)

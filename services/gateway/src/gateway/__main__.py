@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     key = commands.add_parser("new-key", help="make an API key: printed once, kept only as its digest")
     key.add_argument("name", help="whose it is")
     key.add_argument("--scope", action="append", choices=sorted(auth.SCOPES), help="default: tasks")
+    key.add_argument("--expires", help="when it ends: a date or a time (RFC 3339); default: never")
     trial = commands.add_parser("smoke", help="post a photo, follow it to the mail about it, and fail if it fails")
     trial.add_argument("--url", required=True, help="the gateway; its API key is read from OFFLOAD_API_KEY")
     trial.add_argument("--mailpit", help="where the mail is looked for; without it: the mail server's yes is the end")
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         smoke.main(options.url, options.mailpit, options.recipient, options.timeout_seconds)
         return
     if options.command == "new-key":
-        made, line = auth.new_key(options.name, options.scope or [auth.TASKS])
+        made, line = auth.new_key(options.name, options.scope or [auth.TASKS], options.expires)
         print(f"API key (shown once):   {made}\nline for the key file:  {line}")
         return
     _serve()
@@ -41,17 +42,19 @@ def _serve() -> None:
     import uvicorn
 
     from gateway.app import create
-    from gateway.protocol import TimedProtocol
+    from gateway.protocol import BoundedProtocol
     from gateway.settings import GatewaySettings
 
     settings = GatewaySettings()
-    TimedProtocol.header_timeout_seconds = settings.header_timeout_seconds
+    BoundedProtocol.header_timeout_seconds = settings.header_timeout_seconds
+    BoundedProtocol.request_timeout_seconds = settings.request_timeout_seconds
+    BoundedProtocol.write_idle_seconds = settings.write_idle_seconds
     uvicorn.run(
         create(settings),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=TimedProtocol,
+        http=BoundedProtocol,
         access_log=False,
         log_config=None,
         server_header=False,

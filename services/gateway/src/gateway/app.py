@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-from gateway import operations, operators, problems, routes
+from gateway import openapi, operations, operators, problems, routes
 from gateway.auth import Keys
 from gateway.dispatch import Dispatcher
+from gateway.edge import Edge
+from gateway.intake import Intake
 from gateway.operations import Metrics
 from offload_runtime import logs, telemetry
 from offload_runtime.blobs import BlobStore
@@ -33,6 +37,7 @@ class Parts:
     keys: Keys
     dispatcher: Dispatcher
     store: BlobStore
+    intake: Intake
     metrics: Metrics
     # Set once Redis and the blob store have both answered.
     has_started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,12 +48,21 @@ def create(settings: GatewaySettings) -> FastAPI:
     logs.configure(SERVICE, settings.log_level)
     started = telemetry.start(SERVICE)
     metrics = Metrics()
-    parts = Parts(settings, Keys(settings), Dispatcher(settings), BlobStore(settings), metrics)
+    parts = Parts(
+        settings,
+        Keys(settings),
+        Dispatcher(settings),
+        BlobStore(settings),
+        Intake(settings.upload_memory_bytes, settings.upload_wait_seconds),
+        metrics,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await parts.dispatcher.start()
+        watching = asyncio.create_task(parts.keys.watch())
         yield
+        watching.cancel()
         await parts.dispatcher.stop()
         if started is not None:
             started.shutdown()
@@ -56,14 +70,26 @@ def create(settings: GatewaySettings) -> FastAPI:
     app = FastAPI(
         title="Offload",
         description="Takes slow work off a web application's request path.",
-        version="0.1.0",
+        version=version("offload-gateway"),
         lifespan=lifespan,
+        # A redirect would be made of the Host header, and lose TLS behind a proxy.
+        redirect_slashes=False,
     )
     app.state.parts = parts
     app.include_router(routes.router)
     app.include_router(operators.router)
     app.include_router(operations.router)
     problems.install(app, metrics.problems)
+    openapi.describe(app)
+    app.add_middleware(Edge)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After", "Idempotent-Replayed", "X-Request-Id", "ETag", "Content-Range"],
+        )
     if started is not None:
         FastAPIInstrumentor.instrument_app(
             app, excluded_urls="healthz,readyz,metrics", exclude_spans=["send", "receive"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
 import secrets
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +33,14 @@ TASKS = "tasks"
 SCOPES = frozenset({OPERATOR, TASKS})
 PREFIX = "offload_"
 
-_LINE = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64}):(?P<digest>[0-9a-f]{64})(:(?P<scopes>[a-z,]+))?")
+# Tasks of our own are theirs.
+RESERVED_NAMES = frozenset({"beat", "development", "offload"})
+# How often the key file is looked at.
+WATCH_SECONDS = 1.0
+
+_LINE = re.compile(
+    r"(?P<name>[A-Za-z0-9_.-]{1,64}):(?P<digest>[0-9a-f]{64})(:(?P<scopes>[a-z,]+)(:(?P<expires>[0-9TZ:.+-]+))?)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,8 @@ class Caller:
 
     name: str
     scopes: frozenset[str]
+    # When the key ends, in seconds since the epoch; None: never.
+    expires_at: float | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -59,11 +71,10 @@ class Keys:
             SettingsError: when a line is not a key, or when there is none and development mode is off.
 
         """
-        lines = list(settings.api_keys)
-        if settings.api_keys_file is not None:
-            text = Path(settings.api_keys_file).read_text(encoding="utf-8")
-            lines += [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
-        self._callers = dict(map(_parse, lines))
+        self._lines = settings.api_keys
+        self._file = Path(settings.api_keys_file) if settings.api_keys_file is not None else None
+        self._seen = self._stamp()
+        self._callers = self._read()
         self._open = settings.development_mode
         if self._open:
             logger.warning("DEVELOPMENT MODE: every request is served without an API key, as an operator's")
@@ -73,11 +84,47 @@ class Keys:
                 "one), or OFFLOAD_DEVELOPMENT_MODE=true on your own machine"
             )
 
+    async def watch(self) -> None:
+        """Read the file again whenever it has changed, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed. A file that cannot be read changes nothing, and is logged."""
+        stamp = self._stamp()
+        if stamp is None or stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._callers = self._read()
+        except (SettingsError, OSError, UnicodeDecodeError):
+            logger.exception("the API keys stay as they were: the changed key file cannot be read")
+        else:
+            logger.info("API keys were read again: %d", len(self._callers))
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Return what changes with the file, also where it is a link that is switched (a mounted Secret)."""
+        if self._file is None:
+            return None
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    def _read(self) -> dict[str, Caller]:
+        lines = list(self._lines)
+        if self._file is not None:
+            text = self._file.read_text(encoding="utf-8")
+            lines += [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
+        return dict(map(_parse, lines))
+
     def caller(self, request: Request) -> Caller:
         """Return who sends a request.
 
         Raises:
-            Problem: 401 ``auth.missing`` without a key, 403 ``auth.refused`` with one that is not known.
+            Problem: 401 ``auth.missing`` without a key, ``auth.refused`` with one that is not known or has expired.
 
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -88,8 +135,8 @@ class Keys:
             raise Problem(HTTPStatus.UNAUTHORIZED, "auth.missing", "send an API key: Authorization: Bearer offload_…")
         # A digest is looked up, never a key compared: there is no time to be measured.
         caller = self._callers.get(digest(token))
-        if caller is None:
-            raise Problem(HTTPStatus.FORBIDDEN, "auth.refused", "this API key is not known")
+        if caller is None or (caller.expires_at is not None and caller.expires_at <= time.time()):
+            raise Problem(HTTPStatus.UNAUTHORIZED, "auth.refused", "this API key is not known, or has expired")
         return caller
 
 
@@ -98,10 +145,15 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def new_key(name: str, scopes: Iterable[str]) -> tuple[str, str]:
-    """Return a new key of 256 random bits, and the line that makes it known."""
+def new_key(name: str, scopes: Iterable[str], expires: str | None = None) -> tuple[str, str]:
+    """Return a new key of 256 random bits, and the line that makes it known.
+
+    Raises:
+        SettingsError: when the name, a scope or the expiry (RFC 3339, or a date) cannot be one.
+
+    """
     key = PREFIX + secrets.token_urlsafe(32)
-    line = f"{name}:{digest(key)}:{','.join(sorted(scopes))}"
+    line = f"{name}:{digest(key)}:{','.join(sorted(scopes))}" + (f":{expires}" if expires else "")
     _parse(line)
     return key, line
 
@@ -109,8 +161,22 @@ def new_key(name: str, scopes: Iterable[str]) -> tuple[str, str]:
 def _parse(line: str) -> tuple[str, Caller]:
     match = _LINE.fullmatch(line)
     if match is None:
-        raise SettingsError("an API key must be given as name:sha256[:scope,scope]")
+        raise SettingsError("an API key must be given as name:sha256[:scope,scope[:expiry]]")
+    name = match["name"]
+    if name in RESERVED_NAMES:
+        raise SettingsError(f"an API key cannot have the name {name}: Offload's own tasks have it")
     scopes = frozenset((match["scopes"] or TASKS).split(","))
     if not scopes <= SCOPES:
-        raise SettingsError(f"the API key {match['name']} has a scope that there is not: {sorted(scopes - SCOPES)}")
-    return match["digest"], Caller(match["name"], scopes)
+        raise SettingsError(f"the API key {name} has a scope that there is not: {sorted(scopes - SCOPES)}")
+    return match["digest"], Caller(name, scopes, _expiry(name, match["expires"]))
+
+
+def _expiry(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(f"the API key {name} has an expiry that is no date: {text}") from None
+    # A date, or a time without a zone, is meant in UTC.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

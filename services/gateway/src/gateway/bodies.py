@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
 from gateway import problems
@@ -18,30 +19,6 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from gateway.app import Parts
-
-
-def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI of such a body."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(model)}}}}
-
-
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a model's JSON schema with all that it refers to in its place: no reference leads out of it."""
-    schema = model.model_json_schema()
-    shared = schema.pop("$defs", {})
-
-    def whole(part: Any) -> Any:  # noqa: ANN401 -- any JSON
-        if isinstance(part, list):
-            return [whole(one) for one in part]
-        if not isinstance(part, dict):
-            return part
-        if "$ref" in part:
-            named = shared[part["$ref"].rpartition("/")[2]]
-            part = named | {key: value for key, value in part.items() if key != "$ref"}
-        return {key: whole(value) for key, value in part.items()}
-
-    found: dict[str, Any] = whole(schema)
-    return found
 
 
 async def received(request: Request) -> AsyncIterator[bytes]:
@@ -70,13 +47,28 @@ async def received(request: Request) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def json_body[M: BaseModel](request: Request, model: type[M]) -> M:
-    """Return the JSON body, checked.
+def refuse_encoding(request: Request) -> None:
+    """Refuse a compressed body: it would have to be unpacked before its size is known.
 
     Raises:
-        Problem: 408 ``request.timeout``, 413 ``body.too_large``, 415 ``request.media_type``, 422 ``request.invalid``.
+        Problem: 415 ``request.content_encoding``.
 
     """
+    if request.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "request.content_encoding", "send the body without a Content-Encoding"
+        )
+
+
+async def json_body[M](request: Request, model: TypeAdapter[M]) -> M:
+    """Return the JSON body, checked: the types are JSON's own, and no member is given twice.
+
+    Raises:
+        Problem: 408 ``request.timeout``, 413 ``body.too_large``, 415 ``request.media_type`` or
+            ``request.content_encoding``, 422 ``request.invalid``.
+
+    """
+    refuse_encoding(request)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "request.media_type", "send application/json")
     parts: Parts = request.app.state.parts
@@ -87,6 +79,28 @@ async def json_body[M: BaseModel](request: Request, model: type[M]) -> M:
         if len(body) > limit:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a body may have {limit:,} bytes")
     try:
-        return model.model_validate_json(bytes(body))
+        json.loads(body, object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, _NotStrictError) else "is not JSON"
+        raise problems.invalid_fields({"body": why}) from None
+    try:
+        return model.validate_json(bytes(body), strict=True)
     except ValidationError as error:
-        raise problems.invalid(error) from None
+        # Of a union pydantic names the member first, which the request does not know.
+        is_union = model.core_schema["type"] == "tagged-union"
+        raise problems.invalid(error, skip=1 if is_union else 0) from None
+
+
+class _NotStrictError(ValueError):
+    """JSON that parsers disagree about."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object with two members of one name; what it holds is parsed by the model."""
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise _NotStrictError("a member is given more than once")
+
+
+def _no_number(name: str) -> NoReturn:
+    message = f"{name} is not a JSON number"
+    raise _NotStrictError(message)

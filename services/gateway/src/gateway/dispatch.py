@@ -28,7 +28,10 @@ from offload_runtime.messages import PUBLISHED_AT, ChainStep
 from offload_runtime.redis_client import AWAY, connect_async
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+    from starlette.datastructures import Headers
 
     from gateway.auth import Caller
     from gateway.settings import GatewaySettings
@@ -79,6 +82,8 @@ class Dispatcher:
         self._rate = records.Rate(per_second, settings.rate_limit_burst) if per_second else None
         # Until when (monotonic) a caller that has just been refused is refused before its body is read.
         self._too_fast: dict[str, float] = {}
+        # How far Redis's clock is ahead of this machine's: what is delayed falls due by Redis's.
+        self._clock_ahead = timedelta()
 
     async def start(self) -> None:
         """Look at Redis once, and then every second."""
@@ -140,7 +145,7 @@ class Dispatcher:
             headers: dict[str, Any] = telemetry.trace_headers()
             trace_id = telemetry.trace_id_of(headers)
             headers[PUBLISHED_AT] = time.time()
-            due = datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None
+            due = self._redis_now() + timedelta(seconds=delay_seconds) if delay_seconds else None
             task = records.NewTask(
                 task_id=task_id,
                 kind=kind,
@@ -158,7 +163,7 @@ class Dispatcher:
                 task,
                 idempotency_key=scoped,
                 fingerprint=fingerprint,
-                most_waiting=settings.queue_limit,
+                most_waiting=settings.delayed_limit if due else settings.queue_limit,
                 is_nearly_full=self.health.is_nearly_full,
                 rate=self._rate,
             )
@@ -169,7 +174,7 @@ class Dispatcher:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "queue.full",
-                f"{subject} tasks wait in the queue {first.queue} already",
+                f"{subject} tasks {'are delayed' if delay_seconds else 'wait'} in the queue {first.queue} already",
                 retry_after=10,
             )
         if answer == "rate":
@@ -214,6 +219,9 @@ class Dispatcher:
         answer, subject = result
         return answer.decode(), subject.decode() if isinstance(subject, bytes) else str(subject)
 
+    def _redis_now(self) -> datetime:
+        return datetime.now(UTC) + self._clock_ahead
+
     async def _keep_sampling(self) -> None:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
@@ -221,6 +229,8 @@ class Dispatcher:
 
     async def _sample(self) -> None:
         try:
+            seconds, microseconds = await self.client.time()
+            self._clock_ahead = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) - datetime.now(UTC)
             memory = await self.client.info("memory")
         except RedisError:
             if self.health.is_up:
@@ -265,16 +275,19 @@ def new_task_id() -> str:
     return str(uuid.uuid4())
 
 
-def idempotency_key(headers: Mapping[str, str]) -> str | None:
+def idempotency_key(headers: Headers) -> str | None:
     """Return the request's idempotency key, if it has one.
 
     Raises:
-        Problem: 400 ``idempotency.invalid`` when it is empty, too long, or not printable ASCII.
+        Problem: 400 ``idempotency.invalid`` when it is empty, too long, not printable ASCII, or given twice.
 
     """
-    key = headers.get("idempotency-key")
-    if key is None:
+    keys_given = headers.getlist("idempotency-key")
+    if not keys_given:
         return None
+    if len(keys_given) > 1:
+        raise Problem(HTTPStatus.BAD_REQUEST, "idempotency.invalid", "send one Idempotency-Key")
+    key = keys_given[0]
     if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise Problem(
             HTTPStatus.BAD_REQUEST,
@@ -284,7 +297,10 @@ def idempotency_key(headers: Mapping[str, str]) -> str | None:
     return key
 
 
-def fingerprint(method: str, path: str, fields: Mapping[str, Any], sha256: str = "") -> str:
-    """Return what makes two requests the same: method, path, sorted fields, and the file's own digest."""
-    text = json.dumps([method, path, sorted(fields.items()), sha256], separators=(",", ":"), default=str)
+def fingerprint(method: str, path: str, options: BaseModel, sha256: str = "") -> str:
+    """Return what makes two requests the same: method, path, what was asked for, and the file's own digest.
+
+    What was asked for, not how: the order of members, a default that is written out and ``010`` for 10 change nothing.
+    """
+    text = json.dumps([method, path, options.model_dump(mode="json"), sha256], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,11 +6,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 from redis.exceptions import RedisError
 
-from gateway import queues
+from gateway import queues, schemas
 from offload_runtime import keys
 from offload_runtime.blobs import BlobError
 
@@ -49,18 +49,21 @@ class Metrics:
         self.dependency_up = Gauge(
             "offload_dependency_up", "1 when it answered the last health check", ["dependency"], registry=self.registry
         )
+        self.upload_memory = Gauge(
+            "offload_upload_memory_bytes", "Memory given out to uploads being received", registry=self.registry
+        )
         self.memory_share = Gauge(
             "offload_redis_memory_share", "Redis's memory in use, of its limit", registry=self.registry
         )
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses={200: {"model": schemas.Alive}})
 async def healthz() -> dict[str, str]:
     """Say that the process lives. Redis's absence is no reason to restart it."""
     return {"status": "alive"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={200: {"model": schemas.Readiness}, 503: {"model": schemas.Readiness}})
 async def readyz(request: Request) -> Response:
     """Say whether posts can be accepted, and what of Redis's settings weakens the promises."""
     parts: Parts = request.app.state.parts
@@ -75,7 +78,7 @@ async def readyz(request: Request) -> Response:
     return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-@router.get("/startupz")
+@router.get("/startupz", responses={200: {"model": schemas.Started}, 503: {"model": schemas.Started}})
 async def startupz(request: Request) -> Response:
     """Say whether Redis and the blob store have both answered since the start: then this process serves for good.
 
@@ -110,11 +113,12 @@ def _is_ready(checks: dict[str, str]) -> bool:
     return all(value == "ok" for value in checks.values())
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus's text format; the queues are read as they are now."""
     parts: Parts = request.app.state.parts
     shown = parts.metrics
+    shown.upload_memory.set(parts.intake.used_bytes)
     shown.memory_share.set(parts.dispatcher.health.memory_share)
     try:
         states = await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)

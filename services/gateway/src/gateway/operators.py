@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from gateway import queues, views
-from gateway.bodies import json_body, openapi_body
+from gateway import openapi, queues, schemas, views
+from gateway.bodies import json_body
 from gateway.dead_letters import MOST, DeadLetters, Name, Place, place_of
 from gateway.problems import Problem
 from offload_contracts import Queue
@@ -53,13 +53,16 @@ class Redrive(BaseModel):
     limit: int = Field(default=100, ge=1, le=MOST, description="Of the queue, so many at most.")
 
 
-@router.get("/queues", tags=["queues"])
+_REDRIVE: TypeAdapter[Redrive] = TypeAdapter(Redrive)
+
+
+@router.get("/queues", responses=openapi.responses(schemas.Queues, errors=(401, 403)), tags=["queues"])
 async def get_queues(request: Request) -> Response:
     """Show how every queue stands."""
     return JSONResponse({"queues": [dataclasses.asdict(state) for state in await _queues(request)]})
 
 
-@router.get("/queues/{name}", tags=["queues"])
+@router.get("/queues/{name}", responses=openapi.responses(schemas.QueueState, errors=(401, 403, 404)), tags=["queues"])
 async def get_queue(request: Request, name: str) -> Response:
     """Show how one queue stands: waiting, running, delayed, dead, and the age of what is next."""
     for state in await _queues(request):
@@ -68,7 +71,9 @@ async def get_queue(request: Request, name: str) -> Response:
     raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
 
 
-@router.get("/dead-letters", tags=["dead letters"])
+@router.get(
+    "/dead-letters", responses=openapi.responses(schemas.DeadLetters, errors=(401, 403, 422)), tags=["dead letters"]
+)
 async def get_dead_letters(
     request: Request,
     queue: Queue | None = None,
@@ -84,10 +89,15 @@ async def get_dead_letters(
     return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})
 
 
-@router.post("/dead-letters/redrive", openapi_extra=openapi_body(Redrive), tags=["dead letters"])
+@router.post(
+    "/dead-letters/redrive",
+    responses=openapi.responses(schemas.RedrivenMany, errors=(401, 403, 408, 413, 415, 422)),
+    openapi_extra=openapi.json_request(Redrive),
+    tags=["dead letters"],
+)
 async def redrive_many(request: Request) -> Response:
     """Bring many back: by their ids, or the newest of a queue. Answers for each what became of it."""
-    wanted = await json_body(request, Redrive)
+    wanted = await json_body(request, _REDRIVE)
     if (wanted.ids is None) == (wanted.queue is None):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "give either ids or queue")
     ids = wanted.ids or await _of_queue(request, wanted)
@@ -97,7 +107,11 @@ async def redrive_many(request: Request) -> Response:
     return JSONResponse({"redriven": redriven, "results": results})
 
 
-@router.get("/dead-letters/{letter_id:path}", tags=["dead letters"])
+@router.get(
+    "/dead-letters/{letter_id:path}",
+    responses=openapi.responses(schemas.DeadLetter, errors=(401, 403, 404)),
+    tags=["dead letters"],
+)
 async def get_dead_letter(request: Request, letter_id: str) -> Response:
     """Show one whole: why it was given up, who had it last, its trace, its message, and how it died before."""
     letter = await _letters(request).one(_name(letter_id))
@@ -106,7 +120,11 @@ async def get_dead_letter(request: Request, letter_id: str) -> Response:
     return JSONResponse(views.dead_letter(letter, whole=True))
 
 
-@router.post("/dead-letters/{letter_id:path}/redrive", tags=["dead letters"])
+@router.post(
+    "/dead-letters/{letter_id:path}/redrive",
+    responses=openapi.responses(schemas.Redriven, errors=(401, 403, 404, 409)),
+    tags=["dead letters"],
+)
 async def redrive_one(request: Request, letter_id: str) -> Response:
     """Bring one back: its task is PENDING again, with its id, its record and its files, and its history kept."""
     name = _name(letter_id)
@@ -116,7 +134,12 @@ async def redrive_one(request: Request, letter_id: str) -> Response:
     return JSONResponse({"id": str(name), "outcome": outcome})
 
 
-@router.delete("/dead-letters/{letter_id:path}", status_code=HTTPStatus.NO_CONTENT, tags=["dead letters"])
+@router.delete(
+    "/dead-letters/{letter_id:path}",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=openapi.problems(401, 403, 404, 409),
+    tags=["dead letters"],
+)
 async def delete_dead_letter(request: Request, letter_id: str) -> Response:
     """Delete one for good; its task stays FAILURE, and its record lives as long as any other."""
     name = _name(letter_id)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI, Request
     from prometheus_client import Counter
     from pydantic import ValidationError
@@ -19,6 +22,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+# What a person reads of a list of errors; without a bound one body of unknown fields would be answered with megabytes.
+MAX_ERRORS = 20
+MAX_FIELD_LENGTH = 200
+_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "json_invalid": "is not JSON",
+    "string_type": "must be a string",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_parsing_size": "must be a smaller integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "list_type": "must be an array",
+    "tuple_type": "must be an array",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+}
 # Redis is looked at each second.
 RETRY_AFTER_SECONDS = 2
 
@@ -27,25 +63,27 @@ class Problem(Exception):  # noqa: N818 -- RFC 9457's own word
     """A request that is not served, and why."""
 
     def __init__(
-        self, status: HTTPStatus, code: str, detail: str, *, retry_after: int | None = None, **more: object
+        self,
+        status: HTTPStatus,
+        code: str,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        **more: object,
     ) -> None:
-        """`code` is stable; `detail` is for people; `retry_after` is in seconds."""
+        """`code` is stable; `detail` is for people; `retry_after` is in seconds; `more` are members of its body."""
         super().__init__(code)
         self.status = status
         self.code = code
         self.detail = detail
         self.retry_after = retry_after
+        self.headers = headers or {}
         self.more = more
 
-    def response(self) -> JSONResponse:
-        """Return it as a response."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        if self.status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
-            # The rest of the body is not waited for.
-            headers["Connection"] = "close"
-        if self.status is HTTPStatus.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = "Bearer"
-        body = {
+    def body(self) -> dict[str, object]:
+        """Return the members of its JSON object."""
+        return {
             "type": f"urn:offload:problem:{self.code}",
             "title": self.status.phrase,
             "status": self.status.value,
@@ -53,21 +91,50 @@ class Problem(Exception):  # noqa: N818 -- RFC 9457's own word
             "detail": self.detail,
             **self.more,
         }
-        return JSONResponse(body, self.status, headers, MEDIA_TYPE)
+
+    def response(self) -> JSONResponse:
+        """Return it as a response."""
+        headers = dict(self.headers)
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.status is HTTPStatus.UNAUTHORIZED:
+            # RFC 6750, section 3: the error is named where a key was sent.
+            headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if self.code == "auth.refused" else "Bearer"
+        return JSONResponse(self.body(), self.status, headers, MEDIA_TYPE)
 
 
-def invalid(error: ValidationError | RequestValidationError) -> Problem:
-    """Return the problem of a request whose fields are not right; the values themselves are not repeated."""
-    errors = [
-        {"field": ".".join(map(str, one["loc"])) or "body", "message": one["msg"].removeprefix("Value error, ")}
-        for one in error.errors()
-    ]
+def invalid(error: ValidationError | RequestValidationError, *, skip: int = 0) -> Problem:
+    """Return the problem of a request whose fields are not right; the values themselves are not repeated.
+
+    The first `skip` parts of each field's place are left out.
+    """
+    found = error.errors()
+    errors = {}
+    for one in found[:MAX_ERRORS]:
+        where = [str(part) for part in one["loc"][skip:] if part not in {"body", "query", "path", "header"}]
+        errors[(".".join(where) or "body")[:MAX_FIELD_LENGTH]] = _in_words(one)
+    return invalid_fields(errors, left_out=max(len(found) - MAX_ERRORS, 0))
+
+
+def invalid_fields(errors: Mapping[str, str], *, left_out: int = 0) -> Problem:
+    """Return the problem of fields that are not right, each with what is wrong about it."""
+    detail = "; ".join(f"{field}: {message}" for field, message in errors.items())
+    if left_out:
+        detail += f"; and {left_out:,} more"
     return Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "request.invalid",
-        "; ".join(f"{one['field']}: {one['message']}" for one in errors),
-        errors=errors,
+        detail,
+        errors=[{"field": field, "message": message} for field, message in errors.items()],
     )
+
+
+def _in_words(error: Any) -> str:  # noqa: ANN401 -- pydantic's details of an error
+    """Return what is wrong, in JSON's words where pydantic has Python's."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _WORDS:
+        return _WORDS[kind].format(**context)
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def not_found() -> Problem:
@@ -83,6 +150,17 @@ def redis_unavailable() -> Problem:
         "the queue cannot be reached; send the request again",
         retry_after=RETRY_AFTER_SECONDS,
     )
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """Return every method of a path, of all its routes together."""
+    methods = {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for route in app.router.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def install(app: FastAPI, counter: Counter) -> None:
@@ -106,10 +184,11 @@ def install(app: FastAPI, counter: Counter) -> None:
         return answer(invalid(error))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
         code = {404: "route.not_found", 405: "route.method_not_allowed"}.get(status, "request.failed")
-        return answer(Problem(status, code, str(error.detail)))
+        headers = {"Allow": _allowed(app, request)} if status is HTTPStatus.METHOD_NOT_ALLOWED else {}
+        return answer(Problem(status, code, str(error.detail), headers=headers))
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> JSONResponse:

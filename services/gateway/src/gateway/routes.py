@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
-from gateway import dispatch, problems, views
-from gateway.bodies import json_body, openapi_body, schema_of
+from gateway import dispatch, openapi, outputs, problems, schemas, views
+from gateway.bodies import json_body
+from gateway.intake import CONNECTION_BYTES
 from gateway.problems import Problem
-from gateway.requests import EmailRequest, ImageRequest, ReportRequest
+from gateway.requests import EMAIL, REPORT, ImageRequest, ReportRequest, TemplateEmail, TextEmail
 from gateway.uploads import Upload
 from offload_contracts import (
     NOTIFY,
@@ -38,15 +39,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1")
 
-_OUTPUT = re.compile(r"[a-z]+-[0-9a-f]{64}\.(?P<extension>jpg|png|webp|gif|avif|pdf)")
-_MEDIA_TYPES = {
-    "jpg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "gif": "image/gif",
-    "avif": "image/avif",
-    "pdf": "application/pdf",
-}
+NOTIFY_HEADER = "Offload-Notify"
 
 
 def _parts(request: Request) -> Parts:
@@ -59,51 +52,66 @@ def _caller(request: Request) -> Caller:
     return _parts(request).keys.caller(request)
 
 
-def _parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return the OpenAPI of a model's fields as query parameters."""
-    return [
-        {"name": name, "in": "query", "required": False, "schema": shape, "description": shape.get("description", "")}
-        for name, shape in schema_of(model)["properties"].items()
-    ]
-
-
-_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": dispatch.MAX_IDEMPOTENCY_KEY_LENGTH},
-    "description": "The same key and request give the same task, for a day at least; another request gets 422.",
+_ACCEPTED = {
+    202: {"model": schemas.Accepted, "headers": openapi.ACCEPTED_HEADERS},
+    **openapi.problems(401, 408, 413, 415, 422, 429),
 }
-_IMAGE_BODY = {
+_FILE = {"type": "string", "format": "binary"}
+_IMAGE = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            **{one: {"schema": _FILE} for one in ("application/octet-stream", "image/jpeg", "image/png", "image/webp")},
             "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": _FILE} | openapi.inline_schema(ImageRequest)["properties"],
+                    "required": ["file"],
+                }
             },
         },
     },
-    "parameters": [*_parameters(ImageRequest), _KEY],
+    "parameters": [
+        *openapi.query(ImageRequest),
+        {
+            "name": NOTIFY_HEADER,
+            "in": "header",
+            "required": False,
+            "schema": openapi.inline_schema(ImageRequest)["properties"]["notify"]["anyOf"][0],
+            "description": "The same as `notify`, for which no address stands in a URL.",
+        },
+        openapi.IDEMPOTENCY_KEY,
+    ],
 }
 
 
-@router.post("/images", status_code=HTTPStatus.ACCEPTED, openapi_extra=_IMAGE_BODY, tags=["tasks"])
+@router.post("/images", status_code=HTTPStatus.ACCEPTED, responses=_ACCEPTED, openapi_extra=_IMAGE, tags=["tasks"])
 async def post_image(request: Request) -> Response:
     """Resize an image: the raw body, or the field `file` of a form. The options come as query or as fields."""
     parts, caller = _parts(request), _caller(request)
     key = dispatch.idempotency_key(request.headers)
     parts.dispatcher.check(caller, key)
     upload = Upload(request, parts.settings.upload_limit_bytes)
-    query = dict(request.query_params)
+    given = _given(request)
     # What can be seen to be wrong already is refused before the body is read.
-    _validated(ImageRequest, query)
+    _validated(ImageRequest, given)
+    memory = parts.store.write_memory_bytes(upload.expected_bytes) + CONNECTION_BYTES
+    async with parts.intake.share(memory):
+        return await _accept_image(request, caller, key, upload, given)
+
+
+async def _accept_image(
+    request: Request, caller: Caller, key: str | None, upload: Upload, given: dict[str, str]
+) -> Response:
+    parts = _parts(request)
     task_id = dispatch.new_task_id()
     source = blobs.upload_key(task_id)
     stored = await _store(parts, source, upload)
     try:
-        fields = query | upload.fields
-        options = _validated(ImageRequest, fields)
+        twice = set(given) & set(upload.fields)
+        if twice:
+            raise problems.invalid_fields(dict.fromkeys(sorted(twice), "is given more than once"))
+        options = _validated(ImageRequest, given | upload.fields)
         resize = ResizeImage(
             source=source,
             width=options.width,
@@ -114,12 +122,8 @@ async def post_image(request: Request) -> Response:
         )
         steps = [ChainStep.of(RESIZE_IMAGE, resize)]
         if options.thumbnail is not None:
-            steps.append(
-                ChainStep.of(
-                    THUMBNAIL_IMAGE,
-                    ThumbnailImage(longest_side=options.thumbnail, source=source, format=options.format),
-                )
-            )
+            thumbnail = ThumbnailImage(longest_side=options.thumbnail, source=source, format=options.format)
+            steps.append(ChainStep.of(THUMBNAIL_IMAGE, thumbnail))
         if options.notify is not None:
             steps.append(
                 ChainStep.of(NOTIFY, Notify(to=options.notify, user_id=options.user_id, policy=options.notify_policy))
@@ -131,11 +135,12 @@ async def post_image(request: Request) -> Response:
             task_id=task_id,
             delay_seconds=options.delay_seconds,
             idempotency_key=key,
-            fingerprint=dispatch.fingerprint("POST", request.url.path, fields, stored.sha256) if key else "",
+            fingerprint=dispatch.fingerprint("POST", request.url.path, options, stored.sha256) if key else "",
             user_id=options.user_id,
             notify=options.notify,
             upload=source,
             upload_sha256=stored.sha256,
+            retain_ms=_retain_ms(parts),
         )
     except Problem as problem:
         if problem.code != "accept.unknown":  # then the task may be there, and needs it
@@ -149,21 +154,21 @@ async def post_image(request: Request) -> Response:
 @router.post(
     "/emails",
     status_code=HTTPStatus.ACCEPTED,
-    openapi_extra=openapi_body(EmailRequest) | {"parameters": [_KEY]},
+    responses=_ACCEPTED,
+    openapi_extra=openapi.json_request(EMAIL) | {"parameters": [openapi.IDEMPOTENCY_KEY]},
     tags=["tasks"],
 )
 async def post_email(request: Request) -> Response:
     """Send a mail, from a template and its context or from a subject and a text."""
     caller = _caller(request)
-    options = await json_body(request, EmailRequest)
+    options = await json_body(request, EMAIL)
     # Each of these has been checked already, by the same types.
+    if isinstance(options, TextEmail):
+        content: dict[str, Any] = {"subject": options.subject, "text": options.text}
+    else:
+        content = {"template": options.template, "context": options.context.model_dump(mode="json", exclude_unset=True)}
     message = SendMail.model_construct(
-        to=options.to,
-        template=options.template,
-        context=options.context,
-        subject=options.subject,
-        text=options.text,
-        policy=options.policy,
+        to=options.to, policy=options.policy, individually=options.individually, **content
     )
     step = ChainStep.of(SEND_MAIL, message)
     return await _post(request, caller, "email", step, options, user_id=options.user_id)
@@ -172,30 +177,42 @@ async def post_email(request: Request) -> Response:
 @router.post(
     "/reports",
     status_code=HTTPStatus.ACCEPTED,
-    openapi_extra=openapi_body(ReportRequest) | {"parameters": [_KEY]},
+    responses=_ACCEPTED,
+    openapi_extra=openapi.json_request(ReportRequest) | {"parameters": [openapi.IDEMPOTENCY_KEY]},
     tags=["tasks"],
 )
 async def post_report(request: Request) -> Response:
     """Render a PDF report with a chart and a table."""
-    caller = _caller(request)
-    options = await json_body(request, ReportRequest)
+    parts, caller = _parts(request), _caller(request)
+    options = await json_body(request, REPORT)
     step = ChainStep.of(RENDER_REPORT, RenderReport(rows=options.rows, title=options.title))
-    return await _post(request, caller, "report", step, options, user_id=options.user_id, notify=options.notify)
+    return await _post(
+        request,
+        caller,
+        "report",
+        step,
+        options,
+        user_id=options.user_id,
+        notify=options.notify,
+        retain_ms=_retain_ms(parts),
+    )
 
 
-@router.get("/tasks/{task_id}", tags=["tasks"])
+@router.get("/tasks/{task_id}", responses=openapi.responses(schemas.Task, errors=(401, 404)), tags=["tasks"])
 async def get_task(request: Request, task_id: str) -> Response:
-    """Show how a task does: its state, a sentence for people, its steps, its error or its outputs."""
+    """Show a task: its state, a sentence for people, its steps, its error or its outputs."""
     caller = _caller(request)
-    record = await _record(_parts(request), caller, task_id)
-    return JSONResponse(views.task(record, operator=caller.is_operator))
+    return JSONResponse(_shown(await _found(_parts(request), caller, task_id), caller))
 
 
-@router.delete("/tasks/{task_id}", tags=["tasks"])
+@router.delete(
+    "/tasks/{task_id}", responses=openapi.responses(schemas.Task, 200, 202, errors=(401, 404, 409)), tags=["tasks"]
+)
 async def delete_task(request: Request, task_id: str) -> Response:
     """Cancel a task: 200 when it waited, 202 when a step runs and the task ends with it, 409 when it has ended."""
     parts, caller = _parts(request), _caller(request)
-    await _record(parts, caller, task_id)
+    if isinstance(await _found(parts, caller, task_id), records.Ended):
+        raise _finished()
     settings = parts.settings
     keep_ms = settings.result_expires_seconds * 1000
     call = records.CANCEL(settings.key_prefix, settings.broker_prefix, task_id, keep_ms)
@@ -203,44 +220,54 @@ async def delete_task(request: Request, task_id: str) -> Response:
     if outcome == "record.missing":
         raise problems.not_found()
     if outcome == "finished":
-        raise Problem(HTTPStatus.CONFLICT, "task.finished", "the task has ended already")
-    record = await _record(parts, caller, task_id)
+        raise _finished()
     status = HTTPStatus.OK if outcome == "revoked" else HTTPStatus.ACCEPTED
-    return JSONResponse(views.task(record, operator=caller.is_operator), status)
+    return JSONResponse(_shown(await _found(parts, caller, task_id), caller), status)
 
 
-@router.get("/tasks/{task_id}/outputs/{name}", tags=["tasks"])
+_OUTPUT_RESPONSES = (
+    {
+        status: {
+            "description": text,
+            "content": {media_type: {"schema": _FILE} for media_type in sorted({*outputs.MEDIA_TYPES.values()})},
+        }
+        for status, text in ((200, "The file."), (206, "The part of it that was asked for."))
+    }
+    | {304: {"description": "It has not changed."}}
+    | openapi.problems(401, 403, 404, 410, 416)
+)
+
+
+@router.get(
+    "/tasks/{task_id}/outputs/{name}",
+    response_class=Response,
+    responses=_OUTPUT_RESPONSES,
+    openapi_extra={"security": [*openapi.SECURITY, {}]},
+    tags=["tasks"],
+)
 async def get_output(request: Request, task_id: str, name: str, token: str | None = None) -> Response:
     """Return one file that a task has made: with an API key, or with the token of a mail's link."""
     parts = _parts(request)
-    match = _OUTPUT.fullmatch(name)
+    match = outputs.NAME.fullmatch(name)
     if token is not None:
         try:
             links.verify(parts.settings.link_secret.get_secret_value(), task_id, name, token)
         except links.LinkExpiredError:
             raise _expired() from None
-        except links.LinkError as error:
-            raise Problem(HTTPStatus.FORBIDDEN, "link.invalid", str(error)) from None
+        except links.LinkError:
+            raise Problem(HTTPStatus.FORBIDDEN, "link.invalid", "this link was not made for this file") from None
     else:
-        await _record(parts, _caller(request), task_id)
+        await _found(parts, _caller(request), task_id)
     if match is None:
         raise Problem(HTTPStatus.NOT_FOUND, "output.not_found", "the task has no such output")
     try:
-        size, chunks = await parts.store.read(f"{blobs.OUTPUTS}{task_id}/{name}")
+        return await outputs.respond(request, parts.store, task_id, match)
     except blobs.BlobNotFoundError:
         if token is not None:
             raise _expired() from None
         raise Problem(HTTPStatus.NOT_FOUND, "output.not_found", "the task has no such output") from None
     except blobs.BlobError:
         raise _storage_unavailable() from None
-    headers = {
-        "Content-Length": str(size),
-        "Content-Disposition": f'inline; filename="{name}"',
-        # Named by content: the bytes under a name never change.
-        "Cache-Control": "private, max-age=86400, immutable",
-        "X-Content-Type-Options": "nosniff",
-    }
-    return StreamingResponse(chunks, media_type=_MEDIA_TYPES[match["extension"]], headers=headers)
 
 
 async def _post(
@@ -248,7 +275,7 @@ async def _post(
     caller: Caller,
     kind: str,
     step: ChainStep,
-    options: EmailRequest | ReportRequest,
+    options: TextEmail | TemplateEmail | ReportRequest,
     **fields: str | None,
 ) -> Response:
     parts = _parts(request)
@@ -261,14 +288,29 @@ async def _post(
         task_id=dispatch.new_task_id(),
         delay_seconds=options.delay_seconds,
         idempotency_key=key,
-        fingerprint=_fingerprint(request, options) if key else "",
+        fingerprint=dispatch.fingerprint("POST", request.url.path, options) if key else "",
         **fields,
     )
     return _answer(parts, accepted, kind)
 
 
-def _fingerprint(request: Request, options: BaseModel) -> str:
-    return dispatch.fingerprint("POST", request.url.path, options.model_dump(mode="json", exclude_unset=True))
+def _given(request: Request) -> dict[str, str]:
+    """Return the options that do not come in the body: the query, and the address in its header.
+
+    Raises:
+        Problem: 422 ``request.invalid`` where one is given more than once.
+
+    """
+    pairs = request.query_params.multi_items()
+    pairs += [("notify", value) for value in request.headers.getlist(NOTIFY_HEADER)]
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise problems.invalid_fields(dict.fromkeys(twice[: problems.MAX_ERRORS], "is given more than once"))
+    return dict(pairs)
+
+
+def _retain_ms(parts: Parts) -> str:
+    return str(parts.settings.output_retention_seconds * 1000)
 
 
 def _validated[M: BaseModel](model: type[M], fields: Mapping[str, str]) -> M:
@@ -293,18 +335,32 @@ async def _forget(parts: Parts, key: str) -> None:
         parts.metrics.leftover_uploads.inc()
 
 
-async def _record(parts: Parts, caller: Caller, task_id: str) -> records.Record:
-    """Return a task of this caller's.
+async def _found(parts: Parts, caller: Caller, task_id: str) -> records.Record | records.Ended:
+    """Return a task of this caller's, or what is left of it.
 
     Raises:
         Problem: 404 ``task.not_found`` for what is not there, or is another key's.
 
     """
-    raw = await parts.dispatcher.client.hgetall(keys.record(parts.settings.key_prefix, task_id))
-    record = records.decode(task_id, raw)
-    if record is None or (record.owner != caller.name and not caller.is_operator):
+    client, prefix = parts.dispatcher.client, parts.settings.key_prefix
+    found: records.Record | records.Ended | None = records.decode(
+        task_id, await client.hgetall(keys.record(prefix, task_id))
+    )
+    if found is None:
+        found = records.decode_ended(task_id, await client.hgetall(keys.ended(prefix, task_id)))
+    if found is None or (found.owner != caller.name and not caller.is_operator):
         raise problems.not_found()
-    return record
+    return found
+
+
+def _shown(found: records.Record | records.Ended, caller: Caller) -> dict[str, Any]:
+    if isinstance(found, records.Ended):
+        return views.ended_task(found)
+    return views.task(found, operator=caller.is_operator)
+
+
+def _finished() -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "task.finished", "the task has ended already")
 
 
 def _answer(parts: Parts, accepted: dispatch.Accepted, kind: str) -> Response:

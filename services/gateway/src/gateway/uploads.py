@@ -5,11 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 
-from gateway.bodies import received
-from gateway.problems import Problem
+from gateway.bodies import received, refuse_encoding
+from gateway.problems import Problem, invalid_fields
+from offload_contracts import ImageFormat
+from offload_contracts.signatures import HEAD_BYTES, image_format
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,27 +19,32 @@ if TYPE_CHECKING:
 
 # Names and values of a form's fields, and what stands around its parts.
 FORM_LIMIT_BYTES = 64 * 1024
+MAX_FIELDS = 100
+# RFC 2046, section 5.1.1.
+MAX_BOUNDARY_LENGTH = 70
 FILE_FIELD = "file"
 
 
 class Upload:
-    """One upload being received. `fields` is whole once the chunks have been read to their end."""
+    """One upload being received. `fields` is complete once the chunks have been read to their end."""
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         """Look at the headers.
 
         Raises:
-            Problem: 415 ``request.media_type`` for what cannot be an image, 413 ``upload.too_large`` for what says so.
+            Problem: 415 ``request.media_type`` for what cannot be an image or is compressed, 413 ``upload.too_large``
+                for what says so, 400 ``request.malformed`` for a form without a usable boundary.
 
         """
         self._request = request
         self._limit_bytes = limit_bytes
         self.fields: dict[str, str] = {}
-        media_type, options = parse_options_header(request.headers.get("content-type", "application/octet-stream"))
-        self._boundary = options.get(b"boundary") if media_type == b"multipart/form-data" else None
-        if self._boundary is None and not (
-            media_type.startswith(b"image/") or media_type == b"application/octet-stream"
-        ):
+        refuse_encoding(request)
+        content_type = request.headers.get("content-type", "application/octet-stream")
+        media_type, options = parse_options_header(content_type)
+        media_type = media_type.lower()
+        self._boundary = _boundary(options) if media_type == "multipart/form-data" else None
+        if self._boundary is None and not (media_type.startswith("image/") or media_type == "application/octet-stream"):
             raise Problem(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 "request.media_type",
@@ -47,19 +53,27 @@ class Upload:
         allowance = FORM_LIMIT_BYTES if self._boundary is not None else 0
         length = request.headers.get("content-length", "")
         # Other scripts have digits too, and int() takes 4,300 of them: what is not a number is the server's to refuse.
-        if length.isascii() and length.isdigit() and int(length[:20]) > limit_bytes + allowance:
+        declared = int(length[:20]) if length.isascii() and length.isdigit() else None
+        if declared is not None and declared > limit_bytes + allowance:
             raise self._too_large()
+        # At most so many bytes will come.
+        self.expected_bytes = limit_bytes + allowance if declared is None else declared
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the file's bytes as they come.
 
         Raises:
-            Problem: 408 ``request.timeout``, 413 ``upload.too_large``, 422 ``upload.empty``, 400 ``request.malformed``.
+            Problem: 408 ``request.timeout``, 413 ``upload.too_large``, 415 ``image.format_unsupported``, 422
+                ``upload.empty`` or ``request.invalid``, 400 ``request.malformed``.
 
         """
         size = 0
+        head = b""
         source = received(self._request) if self._boundary is None else self._parts(self._boundary)
         async for chunk in source:
+            if len(head) < HEAD_BYTES:
+                head += chunk[: HEAD_BYTES - len(head)]
+                _refuse_format(head, is_whole=len(head) == HEAD_BYTES)
             size += len(chunk)
             if size > self._limit_bytes:
                 raise self._too_large()
@@ -67,22 +81,24 @@ class Upload:
                 yield chunk
         if not size:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "upload.empty", "there is no file, or it is empty")
+        _refuse_format(head, is_whole=True)
 
-    async def _parts(self, boundary: bytes) -> AsyncIterator[bytes]:
+    async def _parts(self, boundary: str) -> AsyncIterator[bytes]:
+        parser = PushMultipartParser(boundary, max_segment_count=MAX_FIELDS)
         form = _Form(self.fields)
-        parser = MultipartParser(boundary, form.callbacks)
         try:
             async for chunk in received(self._request):
-                parser.write(chunk)
-                if form.other_bytes > FORM_LIMIT_BYTES:
-                    raise self._too_large()
-                for piece in form.take():
-                    yield piece
-            parser.finalize()
-        except FormParserError:
-            raise Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "the multipart body cannot be read") from None
-        if not form.ended:
-            raise Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "the multipart body ends too early")
+                for event in parser.parse(chunk):
+                    piece = form.take(event)
+                    if piece:
+                        yield piece
+                    if form.other_bytes > FORM_LIMIT_BYTES:
+                        raise self._too_large()
+            parser.close()
+        except ParserLimitReached:
+            raise self._too_large() from None
+        except MultipartError as error:
+            raise _malformed(f"the multipart body cannot be read: {error}") from None
 
     def _too_large(self) -> Problem:
         return Problem(
@@ -94,57 +110,65 @@ class Upload:
 
 
 class _Form:
-    """What the parser calls: fields are gathered, the file's pieces are passed on."""
+    """Gathers a form's fields from the parser's events, and passes the file's pieces on."""
 
     def __init__(self, fields: dict[str, str]) -> None:
         self._fields = fields
-        self._header_name = b""
-        self._headers: dict[bytes, bytes] = {}
         self._name = ""
         self._value = bytearray()
-        self._pieces: list[bytes] = []
+        self._has_file = False
+        # Of everything but the file.
         self.other_bytes = 0
-        self.ended = False
-        self.callbacks = {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": lambda: None,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
 
-    def take(self) -> list[bytes]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def _begin(self) -> None:
-        self._headers, self._header_name, self._value = {}, b"", bytearray()
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name = data[start:end].lower()
-        self.other_bytes += end - start
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._headers[self._header_name] = data[start:end]
-        self.other_bytes += end - start
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        self._name = options.get(b"name", b"").decode("utf-8", "replace")
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._name == FILE_FIELD:
-            self._pieces.append(data[start:end])
+    def take(self, event: MultipartSegment | bytes | bytearray | None) -> bytes:
+        """Take the beginning of a part, a piece of its content, or its end; returns what belongs to the file."""
+        if isinstance(event, MultipartSegment):
+            self._begin(event)
+        elif event is None:
+            if self._name != FILE_FIELD:
+                self._fields[self._name] = _text(self._name, self._value)
+        elif self._name == FILE_FIELD:
+            return bytes(event)
         else:
-            self._value += data[start:end]
-            self.other_bytes += end - start
+            self._value += event
+            self.other_bytes += len(event)
+        return b""
 
-    def _end(self) -> None:
-        if self._name != FILE_FIELD:
-            self._fields[self._name] = self._value.decode("utf-8", "replace")
+    def _begin(self, part: MultipartSegment) -> None:
+        self._name, self._value = part.name, bytearray()
+        self.other_bytes += sum(len(name) + len(value) for name, value in part.headerlist)
+        if self._name in self._fields or (self._name == FILE_FIELD and self._has_file):
+            raise invalid_fields({self._name: "is given more than once"})
+        self._has_file = self._has_file or self._name == FILE_FIELD
 
-    def _finish(self) -> None:
-        self.ended = True
+
+def _boundary(options: dict[str, str]) -> str:
+    boundary = options.get("boundary", "")
+    if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH or not boundary.isascii() or not boundary.isprintable():
+        raise _malformed(f"multipart/form-data has a boundary of 1 to {MAX_BOUNDARY_LENGTH} characters")
+    return boundary
+
+
+def _text(name: str, value: bytearray) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise invalid_fields({name: "must be UTF-8"}) from None
+
+
+def _refuse_format(head: bytes, *, is_whole: bool) -> None:
+    """Refuse a file that is an image of a format that we know and do not take."""
+    name = image_format(head)
+    if name is None or name in set(ImageFormat):
+        return
+    if name == "heif" and not is_whole:
+        return  # an AVIF may name itself further on
+    raise Problem(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "image.format_unsupported",
+        f"{name.upper()} images are not supported; send {', '.join(one.upper() for one in ImageFormat)}",
+    )
+
+
+def _malformed(why: str) -> Problem:
+    return Problem(HTTPStatus.BAD_REQUEST, "request.malformed", why)

@@ -12,7 +12,7 @@ from offload_runtime import keys, telemetry
 
 if TYPE_CHECKING:
     from celery_leases.admin import DeadLetter
-    from offload_runtime.records import Record, StepRecord
+    from offload_runtime.records import Ended, Record, StepRecord
 
 
 def status_url(task_id: str) -> str:
@@ -29,6 +29,7 @@ def task(record: Record, *, operator: bool) -> dict[str, Any]:
         "kind": record.kind,
         "state": record.state,
         "message": sentence(record),
+        "expired": False,
         "created_at": _time(record.created_at),
         "due_at": _time(record.due_at),
         "finished_at": _time(record.finished_at),
@@ -63,6 +64,30 @@ def task(record: Record, *, operator: bool) -> dict[str, Any]:
                 for output in record.outputs
             ],
         },
+    }
+
+
+def ended_task(ended: Ended) -> dict[str, Any]:
+    """Return what is known of a task whose record has expired."""
+    outcome = {"SUCCESS": "Done.", "FAILURE": "Failed.", "REVOKED": "Cancelled."}[ended.state]
+    return {
+        "task_id": ended.task_id,
+        "kind": ended.kind,
+        "state": ended.state,
+        "message": f"{outcome} The details have expired.",
+        "expired": True,
+        "created_at": _time(ended.created_at),
+        "due_at": None,
+        "finished_at": _time(ended.finished_at),
+        "cancel_requested": False,
+        "user_id": None,
+        "trace_id": ended.trace_id,
+        "parent_task_id": None,
+        "steps": [],
+        "result": None,
+        "error": None,
+        "redrives": [],
+        "links": {"self": status_url(ended.task_id), "outputs": []},
     }
 
 

@@ -1,6 +1,6 @@
 -- Takes a task: idempotency key, record and first message, or nothing of it. Needs records.lua and publish.lua.
 -- ARGV: prefix, broker prefix, task id, queue, tag, message, due_ms, idempotency key or '', fingerprint,
---       most waiting (0: no limit), 1 when Redis is nearly full, the caller's rate key or '', ms between two tasks at its
+--       most waiting, or delayed where due_ms is not 0 (0: no limit), 1 when Redis is nearly full, the caller's rate key or '', ms between two tasks at its
 --       rate, how many may come at once, number of steps, then the record's fields.
 -- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What was
 -- accepted before is answered before any limit is looked at.
@@ -26,7 +26,9 @@ if ARGV[11] == '1' then
   return {'memory', 0}
 end
 if most > 0 then
-  local waiting = redis.call('LLEN', broker .. queue .. ':waiting')
+  -- What is delayed has a limit of its own: it does not stand in anybody's way.
+  local waiting = tonumber(ARGV[7]) > 0 and redis.call('ZCARD', broker .. queue .. ':delayed')
+    or redis.call('LLEN', broker .. queue .. ':waiting')
   if waiting >= most then
     return {'full', waiting}
   end

@@ -50,6 +50,8 @@ class _Chunks:
     exif: bytes | None = None
     gamma: float | None = None
     has_srgb: bool = False
+    # What is wrong with a chunk that makes pixels: said when they are wanted, after the limits have had their say.
+    damage: str | None = None
 
 
 def read(data: bytes) -> Source:
@@ -86,7 +88,7 @@ def _sorted(data: bytes) -> _Chunks:
         is_whole = len(checksum) == 4  # noqa: PLR2004 -- a CRC-32
         if kind in _PIXELS:
             if is_whole and int.from_bytes(checksum, "big") != zlib.crc32(content, zlib.crc32(kind)):
-                raise broken(f"the checksum of a {kind.decode()} chunk is wrong")
+                chunks.damage = f"the checksum of a {kind.decode()} chunk is wrong"
             if is_whole or kind in _PIXEL_DATA:
                 # What is cut off at the end is missing pixels or only a checksum: the decoder finds out which.
                 chunks.pixels.append(_chunk(kind, content))
@@ -128,6 +130,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _decode(content: bytes, chunks: _Chunks, _: tuple[float, float]) -> Image.Image:
+    _refuse_damage(chunks)
     with decoding():
         image = PngImageFile(io.BytesIO(content))
         image.load()
@@ -135,12 +138,18 @@ def _decode(content: bytes, chunks: _Chunks, _: tuple[float, float]) -> Image.Im
 
 
 def _frames(content: bytes, chunks: _Chunks, extra: int) -> Iterator[Frame]:
+    _refuse_damage(chunks)
     with decoding():
         image = PngImageFile(io.BytesIO(content))
         for number in range(extra, image.n_frames):
             image.seek(number)
             image.load()
             yield Frame(_with_alpha(image.copy(), chunks), round(image.info.get("duration", 0)))
+
+
+def _refuse_damage(chunks: _Chunks) -> None:
+    if chunks.damage is not None:
+        raise broken(chunks.damage)
 
 
 def _with_alpha(image: Image.Image, chunks: _Chunks) -> Image.Image:

@@ -1,0 +1,148 @@
+"""The OpenAPI document: what FastAPI cannot know of routes that read their requests themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from gateway.dispatch import MAX_IDEMPOTENCY_KEY_LENGTH
+from gateway.problems import MEDIA_TYPE
+from gateway.schemas import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastapi import FastAPI
+
+SCHEMAS = "#/components/schemas/"
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `offload_…`."},
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same in a header of its own.",
+    },
+}
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
+_DESCRIPTIONS = {
+    400: "The request is malformed.",
+    401: "There is no API key, or it is not known or has expired.",
+    403: "The API key lacks the scope.",
+    404: "There is no such thing, or it is another key's.",
+    405: "The path has other methods.",
+    408: "The body came too slowly.",
+    409: "The state does not allow it.",
+    410: "The file has been deleted, or its link has expired.",
+    413: "The body is too large.",
+    415: "The body is of a media type, an image format or an encoding that is not taken.",
+    416: "The range is not within the file.",
+    422: "A field is wrong, or the Idempotency-Key was used for another request.",
+    429: "The key posts too fast, or the queue is full. Send it again after `Retry-After` seconds.",
+    503: "Offload cannot do it for now. Send it again after `Retry-After` seconds.",
+}
+_RETRIED = {"429", "503"}
+# What any request may be answered, whatever its route.
+_ALWAYS = (400, 503)
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
+        "pattern": "^[\\x20-\\x7e]+$",
+    },
+    "description": "The same key and request give the same task, for a day at least; another request gets 422.",
+}
+# Headers that an accepted task's answer has.
+ACCEPTED_HEADERS = {
+    "Location": {"schema": {"type": "string"}, "description": "Where the task's state is."},
+    "Idempotent-Replayed": {
+        "schema": {"type": "string", "enum": ["true"]},
+        "description": "The task was accepted before, by a request with this Idempotency-Key.",
+    },
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the responses of these errors, for a route."""
+    return {status: _problem(status) for status in (*statuses, *_ALWAYS)}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    found = {
+        "description": _DESCRIPTIONS[status],
+        "content": {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMAS}{Problem.__name__}"}}},
+    }
+    return found | ({"headers": _RETRY_AFTER} if str(status) in _RETRIED else {})
+
+
+def json_request(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
+    """Return the OpenAPI of a JSON body."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline_schema(model)}}}}
+
+
+def query(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the OpenAPI of a model's fields as query parameters: no value of a query is null."""
+    parameters = []
+    for name, shape in inline_schema(model)["properties"].items():
+        schema = dict(shape)
+        description = schema.pop("description", "")
+        choices = [one for one in schema.pop("anyOf", []) if one.get("type") != "null"]
+        if choices:
+            schema = choices[0] | {key: value for key, value in schema.items() if key != "default"}
+        parameters.append(
+            {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+        )
+    return parameters
+
+
+def inline_schema(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
+    """Return a model's JSON schema with all that it refers to in its place: no reference leads out of it."""
+    schema = model.json_schema() if isinstance(model, TypeAdapter) else model.model_json_schema()
+    shared = schema.pop("$defs", {})
+
+    def full(part: Any) -> Any:  # noqa: ANN401 -- any JSON
+        if isinstance(part, list):
+            return [full(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            name = part["$ref"].rpartition("/")[2]
+            # Any JSON may hold itself: it is said once, as anything.
+            named = {} if name == "JsonValue" else shared[name]
+            part = named | {key: value for key, value in part.items() if key != "$ref"}
+        return {key: full(value) for key, value in part.items()}
+
+    found: dict[str, Any] = full(schema)
+    return found
+
+
+def describe(app: FastAPI) -> None:
+    """Complete the document: the security schemes, which routes need none, and the schema of problems."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        document = make()
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = _SECURITY_SCHEMES
+        schemas = components.setdefault("schemas", {})
+        schemas[Problem.__name__] = inline_schema(Problem)
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation.setdefault("security", SECURITY if path.startswith("/v1/") else [])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def responses(model: type[BaseModel], *statuses: int, errors: Iterable[int] = ()) -> dict[int | str, dict[str, Any]]:
+    """Return a route's responses: this model with these statuses, and these errors."""
+    return {status: {"model": model} for status in statuses or (200,)} | problems(*errors)

@@ -1,0 +1,96 @@
+"""Files that tasks have made, as HTTP serves files: ETag, 304, one range, HEAD."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from fastapi.responses import Response, StreamingResponse
+
+from gateway.edge import IS_HEAD
+from gateway.problems import Problem
+from offload_runtime import blobs
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from offload_runtime.blobs import BlobStore
+
+NAME = re.compile(r"[a-z]+-(?P<sha256>[0-9a-f]{64})\.(?P<extension>jpg|png|webp|gif|avif|pdf)")
+MEDIA_TYPES = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "pdf": "application/pdf",
+}
+# One range of bytes: first-last, first-, or -length (RFC 9110, section 14.1.2). Anything else is answered with all.
+_RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,15})-(?P<last>\d{0,15})|-(?P<length>\d{1,15}))")
+
+
+async def respond(request: Request, store: BlobStore, task_id: str, match: re.Match[str]) -> Response:
+    """Return a file, or the part of it that is asked for, or only that it has not changed.
+
+    Raises:
+        Problem: 416 ``output.range`` when no byte is within the range.
+        BlobNotFoundError: when there is no such file.
+        BlobError: when the store does not answer.
+
+    """
+    name = match[0]
+    key = f"{blobs.OUTPUTS}{task_id}/{name}"
+    # Named by content: the bytes under a name never change, and its digest is its tag.
+    tag = f'"{match["sha256"]}"'
+    size = await store.size(key)
+    headers = {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=86400, immutable",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if _matches(request.headers.get("if-none-match"), tag):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    headers["Content-Disposition"] = f'inline; filename="{name}"'
+    media_type = MEDIA_TYPES[match["extension"]]
+    if IS_HEAD in request.scope:
+        return Response(headers=headers | {"Content-Length": str(size)}, media_type=media_type)
+    part = _part(request, tag, size)
+    if part is None:
+        headers["Content-Length"] = str(size)
+        return StreamingResponse(await store.read(key), media_type=media_type, headers=headers)
+    start, end = part
+    headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{size}"}
+    chunks = await store.read(key, part)
+    return StreamingResponse(chunks, HTTPStatus.PARTIAL_CONTENT, headers, media_type)
+
+
+def _matches(condition: str | None, tag: str) -> bool:
+    """Return whether a condition names the tag; weak tags compare like strong ones (RFC 9110, section 13.1.2)."""
+    if condition is None:
+        return False
+    return any(one.strip().removeprefix("W/") in {tag, "*"} for one in condition.split(","))
+
+
+def _part(request: Request, tag: str, size: int) -> tuple[int, int] | None:
+    """Return the first byte of the range that is asked for and the one behind its last; None for all of it."""
+    match = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if match is None or request.headers.get("if-range", tag) != tag:
+        return None
+    if match["length"] is not None:
+        start, end = max(size - int(match["length"]), 0), size
+    else:
+        start, end = int(match["first"]), size
+        if match["last"]:
+            if int(match["last"]) < start:
+                return None  # no range at all: to be ignored
+            end = min(int(match["last"]) + 1, size)
+    if start >= end:
+        raise Problem(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            "output.range",
+            f"the file has {size:,} bytes",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return start, end
