@@ -25,6 +25,7 @@ FAST = {
     "OFFLOAD_LEASE_SECONDS": "1.5",
     "OFFLOAD_SWEEP_INTERVAL_SECONDS": "0.3",
     "OFFLOAD_RETRY_BACKOFF_SECONDS": "0.3",
+    "OFFLOAD_MAIL_RETRY_SECONDS": "0.3 0.6 1.2",
 }
 JPEG = {"Content-Type": "image/jpeg"}
 

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from devstack.waiting import until
 from gateway import auth
 from gateway.protocol import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 
-from .conftest import JPEG, photo
+from .conftest import FAST, JPEG, Offload, photo
 
 SHORT = {
     "OFFLOAD_HEADER_TIMEOUT_SECONDS": "4",
@@ -27,9 +28,11 @@ SHORT = {
 
 
 @pytest.fixture(scope="module")
-def served(whole):
+def served(tmp_path_factory):
     """A gateway without workers: what is accepted waits."""
-    return whole(SHORT)
+    with Offload(tmp_path_factory.mktemp("edge"), FAST) as stack:
+        stack.gateway(SHORT)
+        yield stack
 
 
 def send(port: int, *pieces: bytes, pause: float = 0.0, shut: bool = False) -> bytes:
@@ -153,17 +156,14 @@ def test_what_is_given_twice_elsewhere_is_refused(served):
     client = served.client()
     twice = client.post("/v1/images?width=10&width=20", content=photo(), headers=JPEG)
     assert (twice.status_code, twice.json()["code"]) == (422, "request.invalid")
-    both = client.post("/v1/images?width=10", data={"width": "10"}, files={"file": photo()})
-    assert (both.status_code, both.json()["errors"][0]["field"]) == (422, "width")
     for body in ('{"rows": 1, "rows": 2}', '{"rows": 1, "title": "a", "title": "b"}'):
         json_twice = client.post("/v1/reports", content=body, headers={"Content-Type": "application/json"})
         assert (json_twice.status_code, json_twice.json()["code"]) == (422, "request.invalid")
     keys = [("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
     answer = client.post("/v1/reports", json={"rows": 1}, headers=keys)
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency.invalid")
-    address = client.post(
-        "/v1/images?notify=a@example.com", content=photo(), headers=JPEG | {"Offload-Notify": "b@example.com"}
-    )
+    headers = [("Content-Type", "image/jpeg"), ("Offload-Notify", "a@example.com"), ("Offload-Notify", "b@example.com")]
+    address = client.post("/v1/images", content=photo(), headers=headers)
     assert (address.status_code, address.json()["code"]) == (422, "request.invalid")
 
 
@@ -215,8 +215,8 @@ def test_endless_headers_cost_no_memory(served):
 
 def memory_of(stack) -> int:
     gateway = next(process for process in stack.processes if process.name == "gateway")
-    with open(f"/proc/{gateway.pid}/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+    status = Path(f"/proc/{gateway.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 
 
 @pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
@@ -279,9 +279,8 @@ def test_a_client_that_reads_nothing_is_let_go(offload):
     connection.sendall(f"GET /v1/tasks/{task_id}/outputs/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
     def is_open() -> bool:
-        with open("/proc/net/tcp") as table:
-            remote = f"{connection.getsockname()[1]:04X}"
-            return any(f":{remote} 01 " in line for line in table)
+        remote = f"{connection.getsockname()[1]:04X}"
+        return f":{remote} 01 " in Path("/proc/net/tcp").read_text()
 
     until(lambda: not is_open(), "the connection to be ended", seconds=20)
     connection.close()

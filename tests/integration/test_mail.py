@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import threading
+import time
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 
 from devstack.certificates import self_signed
 from devstack.smtp_sink import DROP, SmtpSink
 from devstack.waiting import until
+from mail_worker import compose
+from mail_worker.settings import SmtpSettings
+from mail_worker.smtp import Sender
+from offload_runtime.errors import TemporaryError
 
 MAIL = {"to": "ann@example.com", "subject": "Hello", "text": "Hello."}
 
@@ -50,8 +59,21 @@ def test_a_temporary_reply_is_tried_again(ready, stage, reply):
     assert len(ready.smtp.to("ann@example.com")) == 1
 
 
-@pytest.mark.parametrize("stage", ["RCPT", "DATA", "DOT"])
-@pytest.mark.parametrize("reply", ["550 no such user", "552 too big", "554 no"])
+def test_552_to_a_recipient_is_temporary(ready):
+    """Old servers mean "too many recipients in one mail" by it (RFC 5321, section 4.5.3.1.10)."""
+    ready.smtp.script = once("RCPT", "552 too many recipients", times=2)
+    task = send(ready)
+    assert (task["state"], task["steps"][0]["attempts"]) == ("SUCCESS", 3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reply"),
+    [
+        *((stage, reply) for stage in ("RCPT", "DATA", "DOT") for reply in ("550 no such user", "554 no")),
+        ("DATA", "552 too big"),
+        ("DOT", "552 too big"),
+    ],
+)
 def test_a_permanent_reply_is_final(ready, stage, reply):
     ready.smtp.script = once(stage, reply, times=9)
     task = send(ready)
@@ -143,6 +165,7 @@ def test_the_api_tells_what_became_of_each_recipient(ready):
     three = [f"{name}@example.com" for name in ("ann", "bob", "cat")]
     task = send(ready, to=three)
     assert (task["state"], task["error"]["code"]) == ("FAILURE", "mail.deferred")
+    assert "1 of 3 recipients have the mail" in task["error"]["message"]
     assert outcomes(task["error"]["details"]) == {"ann": "sent", "bob": 550, "cat": "not_sent"}
     assert len(ready.smtp.to("ann@example.com")) == 1
     done = send(ready, to=three[:2])
@@ -208,8 +231,6 @@ def test_a_step_past_its_deadline_ends_the_worker_and_is_done_by_another(offload
     offload.gateway()
     client = offload.client()
     slow = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "2", "OFFLOAD_MAIL_CONCURRENCY": "1"})
-    import threading
-
     silent = threading.Event()
 
     def script(stage: str, _envelope) -> None:
@@ -225,3 +246,162 @@ def test_a_step_past_its_deadline_ends_the_worker_and_is_done_by_another(offload
     offload.worker("mail_worker")
     assert offload.wait(client, task_id, seconds=40)["state"] == "SUCCESS"
     assert len(offload.smtp.to("ann@example.com")) == 1
+
+
+def test_after_the_last_retry_a_mail_is_a_dead_letter_and_can_be_redriven(ready):
+    """Days later the server takes it: those who have it do not get it again."""
+    ready.smtp.script = once("RCPT bob@example.com", "451 greylisted", times=99)
+    task = send(ready, to=["ann@example.com", "bob@example.com"])
+    assert (task["state"], task["error"]["code"], task["steps"][0]["attempts"]) == ("FAILURE", "mail.deferred", 4)
+    client = ready.client()
+    (letter,) = until(lambda: client.get("/v1/dead-letters").json()["dead_letters"], "the dead letter")
+    assert (letter["reason"], letter["task_id"]) == ("mail.deferred", task["task_id"])
+    ready.smtp.script = lambda *_: None
+    until(lambda: client.post(f"/v1/dead-letters/{letter['id']}/redrive").status_code == 200, "the redrive")
+    done = until(lambda: (found := ready.task(client, task["task_id"]))["state"] == "SUCCESS" and found, "the mail")
+    assert outcomes(done["result"]) == {"ann": "sent", "bob": "sent"}
+    assert [len(ready.smtp.to(f"{name}@example.com")) for name in ("ann", "bob")] == [1, 1]
+
+
+def test_individually_nobody_sees_the_others(ready):
+    refuse, defer = once("RCPT bob@", "550 no such user", times=99), once("RCPT cat@", "451 greylisted")
+    ready.smtp.script = lambda stage, envelope: refuse(stage, envelope) or defer(stage, envelope)
+    task = send(ready, to=[f"{name}@example.com" for name in ("ann", "bob", "cat", "dan")], individually=True)
+    assert task["state"] == "SUCCESS"
+    assert outcomes(task["result"]) == {"ann": "sent", "bob": 550, "cat": "sent", "dan": "sent"}
+    for name in ("ann", "cat", "dan"):
+        (mail,) = ready.smtp.to(f"{name}@example.com")
+        assert (mail.recipients, str(mail.parsed["To"])) == ([f"{name}@example.com"], f"{name}@example.com")
+    assert len({str(mail.parsed["Message-ID"]) for mail in ready.smtp.mails}) == 3
+
+
+def test_the_sender_has_a_name(offload):
+    offload.gateway()
+    offload.worker("mail_worker", {"OFFLOAD_MAIL_FROM_NAME": 'Müller & "Söhne"'})
+    assert send(offload)["state"] == "SUCCESS"
+    (mail,) = offload.smtp.to("ann@example.com")
+    assert mail.parsed["From"].addresses[0].display_name == 'Müller & "Söhne"'
+
+
+# -- servers that are slow, or refuse us
+
+
+class RawServer:
+    """A server on a port of this machine that does with each connection what it is told."""
+
+    def __init__(self, serve) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._serve = serve
+        self._stopped = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._serve(connection, self._stopped)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._listener.close()
+
+
+@pytest.fixture
+def raw(request):
+    made = []
+
+    def make(serve) -> RawServer:
+        made.append(RawServer(serve))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+def dribble(connection: socket.socket, stopped: threading.Event) -> None:
+    """A greeting that never ends, a byte now and then."""
+    while not stopped.wait(0.2):
+        connection.sendall(b"2")
+
+
+def without_starttls(connection: socket.socket, _: threading.Event) -> None:
+    connection.sendall(b"220 here\r\n")
+    while connection.recv(1000):
+        connection.sendall(b"250 here\r\n")
+
+
+def test_an_address_that_looks_encoded_is_sent_as_it_is(raw):
+    """To the byte, in the envelope and in the header. (Our usual test server would itself decode it.)"""
+    lines: list[bytes] = []
+
+    def take(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(b"220 here\r\n")
+        for line in connection.makefile("rb"):
+            lines.append(line)
+            if line == b"DATA\r\n":
+                connection.sendall(b"354 go on\r\n")
+            elif b"DATA\r\n" not in lines or line == b".\r\n":
+                connection.sendall(b"250 OK\r\n")
+
+    address = "=?utf-8?q?a=2C_evil=40evil.example=2C_b?=@example.com"
+    mail = compose.message(
+        compose.Content("=?utf-8?q?a=0D=0ABcc:_evil=40evil.example?=", "text"),
+        sender="offload@example.com", to=[address], mail_id="1", date=datetime(2026, 11, 24, tzinfo=UTC),
+    )  # fmt: skip
+    sent = sender_of(raw(take).port, smtp_security="none").send(mail, "offload@example.com", [address], lambda _: True)
+    assert sent.accepted == (0,)
+    assert f"RCPT TO:<{address}>\r\n".encode() in lines
+    assert f"To: {address}\r\n".encode() in lines
+
+
+def sender_of(port: int, **settings):
+    return Sender(SmtpSettings(smtp_host="127.0.0.1", smtp_port=port, mail_from="offload@example.com", **settings))
+
+
+def test_a_server_that_dribbles_is_left_in_time(raw):
+    server = raw(dribble)
+    for settings, check in (
+        ({"smtp_timeout_seconds": 1}, lambda sender: sender.check(30)),
+        ({"smtp_timeout_seconds": 30}, lambda sender: sender.check(1)),
+        ({"smtp_session_timeout_seconds": 1}, lambda sender: sender.send(b"x", "a@b.c", ["a@b.c"], lambda _: True)),
+    ):
+        began = time.monotonic()
+        with pytest.raises(TemporaryError) as raised:
+            check(sender_of(server.port, smtp_security="none", **settings))
+        assert raised.value.code == "mail.unreachable"
+        # A dribbling server would hold it for ever; the margin is for a machine that does other things.
+        assert time.monotonic() - began < 20
+
+
+def test_each_cause_keeps_its_name(raw, tmp_path):
+    plain = raw(without_starttls)
+    certificate, key = self_signed(tmp_path, "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def over_tls(connection: socket.socket, stopped: threading.Event) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            without_starttls(secured, stopped)
+
+    login = {"smtp_username": "a", "smtp_password": "b"}
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        closed = unused.getsockname()[1]
+    cases = {
+        "mail.tls_missing": sender_of(plain.port, smtp_security="starttls"),
+        "mail.auth_missing": sender_of(plain.port, smtp_security="none", **login),
+        "mail.certificate": sender_of(raw(over_tls).port, smtp_security="tls"),
+        "mail.tls_failed": sender_of(plain.port, smtp_security="tls"),
+        "mail.unreachable": sender_of(closed, smtp_security="none"),
+    }
+    for code, sender in cases.items():
+        with pytest.raises(TemporaryError) as raised:
+            sender.check(10)
+        assert raised.value.code == code

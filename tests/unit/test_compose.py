@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from datetime import UTC, datetime
 from email import message_from_bytes
-from email.policy import default
+from email.header import decode_header
+from email.policy import compat32, default
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mail_worker import compose
-from offload_contracts import Template
+from offload_contracts import Template, address
 from offload_runtime.errors import PermanentError
 
 DATE = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -21,7 +26,7 @@ CONTEXTS = {
 
 
 def built(content: compose.Content, mail_id: str = "task-1", to: tuple[str, ...] = ("ann@example.com",)) -> bytes:
-    return bytes(compose.message(content, sender="offload@example.com", to=to, mail_id=mail_id, date=DATE))
+    return compose.message(content, sender="offload@example.com", to=to, mail_id=mail_id, date=DATE)
 
 
 @pytest.mark.parametrize("template", list(Template))
@@ -73,3 +78,79 @@ def test_lines_are_short_and_ascii():
     assert all(len(line) <= 998 for line in data.split(b"\r\n"))
     assert data.isascii()
     assert b"\n" not in data.replace(b"\r\n", b"")
+
+
+# -- headers, against parsers that have nothing to do with the writer
+
+ATEXT = "abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+/=?^_`{|}~-"
+LOCALS = (
+    st.lists(st.text(ATEXT, min_size=1, max_size=12), min_size=1, max_size=4)
+    .map(".".join)
+    .filter(lambda local: len(local) <= 64)
+)
+ADDRESSES = LOCALS.map(lambda local: f"{local}@example.com")
+ENCODED = "=?utf-8?q?a=2C_evil=40evil.example=2C_b?=@example.com"
+SUBJECTS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029"), max_size=200
+)
+
+
+def raw_headers(data: bytes) -> dict[str, str]:
+    """Return the headers unfolded, by the bytes alone (RFC 5322, section 2.2.3)."""
+    head = data.partition(b"\r\n\r\n")[0].decode("ascii")
+    lines = head.replace("\r\n ", "\0 ").split("\r\n")
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def decoded(value: str) -> str:
+    """Return an unfolded header's text by RFC 2047: what is between two encoded words is no text."""
+    value = value.replace("\0", "")
+    if not value.startswith("=?utf-8?b?"):
+        return value
+    return b"".join(base64.b64decode(word) for word in re.findall(r"=\?utf-8\?b\?([^?]*)\?=", value)).decode()
+
+
+@given(st.lists(ADDRESSES, min_size=1, max_size=8), SUBJECTS)
+@example([ENCODED], "=?utf-8?q?a=0D=0ABcc=3A_evil=40evil.example?=")
+@example(["=?utf-8?q?=00?=@example.com"], "=?utf-8?b?AA==?=")
+@example(["ann@example.com"], "Größe " * 33)
+@example(["ann@example.com"], " spaces  inside and around ")
+@example(["ann@example.com"], "x" * 200)
+@example(["ann@example.com"], "\U0001f600" * 50)
+@example(["ann@example.com"], "")
+def test_a_receiver_reads_what_was_posted(to, subject):
+    to = [address.check(one) for one in to]
+    data = built(compose.Content(subject, "text"), to=tuple(to))
+    headers = raw_headers(data)
+    assert headers["To"].split(",\0 ") == to, "as the envelope has them, byte by byte"
+    assert decoded(headers["Subject"]) == subject
+    parsed = message_from_bytes(data, policy=compat32)
+    assert [one.strip() for one in parsed["To"].split(",")] == to
+    joined = "".join(
+        text if isinstance(text, str) else text.decode(charset or "ascii")
+        for text, charset in decode_header(parsed["Subject"])
+    )
+    assert joined.replace("\r\n", "") == subject
+    head = data.partition(b"\r\n\r\n")[0]
+    assert all(len(line) <= 78 or line.startswith((b"To: ", b" ")) for line in head.split(b"\r\n"))
+    assert not re.search(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\xff]", head)
+    assert b"?==?" not in head
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", data)
+
+
+@given(SUBJECTS.filter(lambda name: 0 < len(name) <= 100))
+@example('Offload "the" \\ sender')
+@example("Größe, GmbH <evil@evil.example>")
+def test_the_senders_name_is_nothing_but_a_name(name):
+    data = compose.message(
+        compose.Content("x", "y"), sender="offload@example.com", sender_name=name, to=["a@b.c"], mail_id="1", date=DATE
+    )
+    value = raw_headers(data)["From"]
+    phrase, space, mailbox = value.rpartition(" ")
+    assert (space, mailbox) == (" ", "<offload@example.com>")
+    phrase = phrase.removesuffix("\0")
+    if phrase.startswith('"'):
+        assert re.fullmatch(r'"(\\.|[^"\\])*"', phrase)
+        assert re.sub(r"\\(.)", r"\1", phrase[1:-1]) == name
+    else:
+        assert decoded(phrase) == name

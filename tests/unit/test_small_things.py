@@ -12,10 +12,11 @@ from starlette.datastructures import Headers
 from gateway import dispatch
 from gateway.problems import Problem
 from gateway.requests import EMAIL, ImageRequest
+from mail_worker.settings import MailWorkerSettings
 from offload_runtime import keys, logs
 from offload_runtime.backend import describe
 from offload_runtime.errors import PermanentError, TemporaryError
-from offload_runtime.steps import backoff
+from offload_runtime.steps import Policy, with_jitter
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,15 @@ def test_an_unforeseen_error_tells_nothing_but_to_operators():
 
 
 def test_pauses_double_with_a_little_jitter():
-    for attempt, base in ((0, 60), (1, 120), (2, 240)):
-        assert base <= backoff(attempt, 60) <= base * 1.1
+    assert Policy.doubling(3, 60).pauses_seconds == (60, 120, 240)
+    assert all(60 <= with_jitter(60) <= 66 for _ in range(100))
+
+
+def test_a_mail_is_tried_for_days_as_rfc_5321_wants():
+    pauses = MailWorkerSettings.model_fields["mail_retry_seconds"].default
+    assert 3.5 * 86_400 <= sum(pauses) <= 5 * 86_400
+    assert sum(pause < 1800 for pause in pauses) == 3, "then half an hour at least"
+    assert list(pauses) == sorted(pauses)
 
 
 def test_logs_are_json_without_addresses():

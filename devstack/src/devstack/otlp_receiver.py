@@ -42,6 +42,7 @@ class OtlpReceiver:
         self.port = port
         self.endpoint = f"http://127.0.0.1:{port}"
         self._spans: list[Span] = []
+        self._bodies: list[bytes] = []
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         # While it is set, requests are taken and never answered.
@@ -53,6 +54,12 @@ class OtlpReceiver:
         """All spans so far."""
         with self._lock:
             return list(self._spans)
+
+    @property
+    def dump(self) -> bytes:
+        """All that has come, of every signal, as it came."""
+        with self._lock:
+            return b"\n".join(self._bodies)
 
     def trace(self, trace_id: str) -> list[Span]:
         """Return one trace's spans in the order of their start."""
@@ -72,6 +79,8 @@ class OtlpReceiver:
                     return
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                with receiver._lock:
+                    receiver._bodies.append(body)
                 if self.path.endswith("/v1/traces"):
                     receiver._take(body)
                 answer = ExportTraceServiceResponse().SerializeToString()

@@ -34,7 +34,7 @@ def check(address: str) -> str:
     return address
 
 
-# The same rule as one expression, for those who read the JSON schema.
+# The same rule as one expression, for those who read the JSON schema; it leaves out the local part's length.
 PATTERN = rf"^{_LOCAL.pattern}@{_LABEL}(\.{_LABEL})*$"
 Address = Annotated[
     str, AfterValidator(check), WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": PATTERN})

@@ -203,7 +203,10 @@ class RecordBackend(BaseBackend):
             "record.missing": "the task has no record",
             "message.undecodable": "the message could not be decoded",
         }
-        error = {"code": reason, "message": texts.get(reason, "the message was rejected")}
+        error = self._last_error(str(celery_id), reason) or {
+            "code": reason,
+            "message": texts.get(reason, "the message was rejected"),
+        }
         metrics.get_meter("offload").create_counter(
             "offload.dead_letters",
             description="Messages that were given up, by reason; a letter told of twice counts twice",
@@ -213,6 +216,21 @@ class RecordBackend(BaseBackend):
         attempt, last = int(headers.get("retries") or 0), 2**31
         keep_ms = self.settings.dead_letter_retention_seconds * 1000
         self.fail(str(celery_id), error, attempt, last, keep_ms=keep_ms)
+
+    def _last_error(self, celery_id: str, code: str) -> dict[str, Any] | None:
+        """Return the error of a step that was given up after its last retry: it says more than its code."""
+        step = keys.step_of(celery_id)
+        record = patiently(
+            lambda: records.decode(
+                step.task_id, self.client.hgetall(keys.record(self.settings.key_prefix, step.task_id))
+            ),
+            f"read {step.task_id}",
+            give_up=worker.is_stopping,
+        )
+        if record is None or step.number > len(record.steps):
+            return None
+        error = record.steps[step.number - 1].error
+        return error if error is not None and error.get("code") == code else None
 
     def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> list[Argument]:
         assert record.notify  # noqa: S101 -- only asked for when it is set

@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 class Policy:
     """What happens when a step fails, or does not end.
 
-    A `TemporaryError` is tried again, `max_retries` times, after `backoff_seconds`, doubled each time, with up to a
-    tenth of jitter. Any other error is final. `deadline_seconds` ends the whole worker, for pools without time limits.
+    A `TemporaryError` is tried again after each of the `pauses_seconds`, with up to a tenth of jitter. One that is left
+    after the last of them goes to the dead letters, from where it can be redriven. Any other error is final.
+    `deadline_seconds` ends the whole worker, for pools without time limits.
     """
 
-    max_retries: int
-    backoff_seconds: float
+    pauses_seconds: tuple[float, ...]
     deadline_seconds: float | None = None
+
+    @classmethod
+    def doubling(cls, max_retries: int, first_seconds: float, deadline_seconds: float | None = None) -> Policy:
+        """Return the policy of so many retries, each pause twice the one before."""
+        return cls(tuple(first_seconds * 2.0**number for number in range(max_retries)), deadline_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +101,24 @@ def register[M: Message, R: Result](
             try:
                 return contract.encode_result(function(message, this))
             except TemporaryError as error:
-                pause = backoff(this.attempt, policy.backoff_seconds)
+                if this.attempt >= len(policy.pauses_seconds):
+                    # Kept in the record first: the broker knows of a rejection no more than its code.
+                    task.app.backend.mark_as_retry(task.request.id, error, request=task.request)
+                    raise Reject(error.code, requeue=False) from error
+                pause = with_jitter(policy.pauses_seconds[this.attempt])
                 task.request.retry_at_ms = round((time.time() + pause) * 1000)
                 raise task.retry(exc=error, countdown=pause) from error
 
     # Not shared: Celery would give it to every application of the process.
     task: Task = app.task(
-        run, bind=True, name=contract.name, base=GatedTask, max_retries=policy.max_retries, shared=False
+        run, bind=True, name=contract.name, base=GatedTask, max_retries=len(policy.pauses_seconds), shared=False
     )
     return task
 
 
-def backoff(attempt: int, first_seconds: float) -> float:
-    """Return the pause before the retry after this attempt: doubled each time, up to a tenth longer by chance."""
-    return first_seconds * float(2**attempt) * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
+def with_jitter(seconds: float) -> float:
+    """Return the pause, up to a tenth longer by chance: what failed together does not come back together."""
+    return seconds * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
 
 
 def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound task

@@ -87,7 +87,8 @@ async def json_body[M](request: Request, model: TypeAdapter[M]) -> M:
         return model.validate_json(bytes(body), strict=True)
     except ValidationError as error:
         # Of a union pydantic names the member first, which the request does not know.
-        is_union = model.core_schema["type"] == "tagged-union"
+        schema: Any = model.core_schema
+        is_union = "tagged-union" in {schema["type"], schema.get("schema", {}).get("type")}
         raise problems.invalid(error, skip=1 if is_union else 0) from None
 
 

@@ -135,8 +135,13 @@ def describe(app: FastAPI) -> None:
         components["securitySchemes"] = _SECURITY_SCHEMES
         schemas = components.setdefault("schemas", {})
         schemas[Problem.__name__] = inline_schema(Problem)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         for path, operations in document["paths"].items():
             for operation in operations.values():
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    # FastAPI adds it wherever there is a parameter, also one that any text is right for.
+                    del operation["responses"]["422"]
                 operation.setdefault("security", SECURITY if path.startswith("/v1/") else [])
         return document
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from starlette.convertors import Convertor, register_url_convertor
 
 from gateway import openapi, queues, schemas, views
 from gateway.bodies import json_body
 from gateway.dead_letters import MOST, DeadLetters, Name, Place, place_of
 from gateway.problems import Problem
+from gateway.requests import INTEGRAL
 from offload_contracts import Queue
 
 if TYPE_CHECKING:
@@ -39,21 +41,53 @@ async def _operator(request: Request) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "this needs an API key with the scope operator")
 
 
+class _LetterConvertor(Convertor[str]):
+    """A dead letter's id in a path: it may hold a slash, and never takes what is the path of redriving."""
+
+    regex = r"(?!redrive$).+(?<!/redrive)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("letter", _LetterConvertor())
 router = APIRouter(prefix="/v1", dependencies=[Depends(_operator)])
 
 
-class Redrive(BaseModel):
-    """Which dead letters to bring back: these, or the newest of a queue."""
+class RedriveThese(BaseModel):
+    """Dead letters to bring back, by their ids."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ids: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=MOST)
-    queue: Queue | None = None
-    reason: str | None = Field(default=None, description="Of the queue, only those that died of this.")
-    limit: int = Field(default=100, ge=1, le=MOST, description="Of the queue, so many at most.")
+    ids: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST)]
 
 
-_REDRIVE: TypeAdapter[Redrive] = TypeAdapter(Redrive)
+class RedriveQueue(BaseModel):
+    """Dead letters to bring back: the newest of a queue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queue: Queue
+    reason: str | None = Field(default=None, description="Only those that died of this.")
+    limit: Annotated[int, Field(ge=1, le=MOST), INTEGRAL] = Field(default=100, description="So many at most.")
+
+
+Redrive = RedriveThese | RedriveQueue
+REDRIVE: TypeAdapter[Redrive] = TypeAdapter(
+    Annotated[
+        Annotated[RedriveThese, Tag("ids")] | Annotated[RedriveQueue, Tag("queue")],
+        Discriminator(
+            lambda value: (
+                next((name for name in ("ids", "queue") if name in value), None) if isinstance(value, dict) else None
+            ),
+            custom_error_type="redrive",
+            custom_error_message="give either ids or queue",
+        ),
+    ]
+)
 
 
 @router.get("/queues", responses=openapi.responses(schemas.Queues, errors=(401, 403)), tags=["queues"])
@@ -92,15 +126,13 @@ async def get_dead_letters(
 @router.post(
     "/dead-letters/redrive",
     responses=openapi.responses(schemas.RedrivenMany, errors=(401, 403, 408, 413, 415, 422)),
-    openapi_extra=openapi.json_request(Redrive),
+    openapi_extra=openapi.json_request(REDRIVE),
     tags=["dead letters"],
 )
 async def redrive_many(request: Request) -> Response:
     """Bring many back: by their ids, or the newest of a queue. Answers for each what became of it."""
-    wanted = await json_body(request, _REDRIVE)
-    if (wanted.ids is None) == (wanted.queue is None):
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "give either ids or queue")
-    ids = wanted.ids or await _of_queue(request, wanted)
+    wanted = await json_body(request, REDRIVE)
+    ids = wanted.ids if isinstance(wanted, RedriveThese) else await _of_queue(request, wanted)
     # Where Redis goes away in the middle some are back already: asked for again, they are missing, which harms nothing.
     results = [{"id": one, "outcome": await _redrive(request, Name.of(one))} for one in ids]
     redriven = sum(result["outcome"] == "redriven" for result in results)
@@ -108,7 +140,7 @@ async def redrive_many(request: Request) -> Response:
 
 
 @router.get(
-    "/dead-letters/{letter_id:path}",
+    "/dead-letters/{letter_id:letter}",
     responses=openapi.responses(schemas.DeadLetter, errors=(401, 403, 404)),
     tags=["dead letters"],
 )
@@ -121,7 +153,7 @@ async def get_dead_letter(request: Request, letter_id: str) -> Response:
 
 
 @router.post(
-    "/dead-letters/{letter_id:path}/redrive",
+    "/dead-letters/{letter_id:letter}/redrive",
     responses=openapi.responses(schemas.Redriven, errors=(401, 403, 404, 409)),
     tags=["dead letters"],
 )
@@ -135,7 +167,7 @@ async def redrive_one(request: Request, letter_id: str) -> Response:
 
 
 @router.delete(
-    "/dead-letters/{letter_id:path}",
+    "/dead-letters/{letter_id:letter}",
     status_code=HTTPStatus.NO_CONTENT,
     responses=openapi.problems(401, 403, 404, 409),
     tags=["dead letters"],
@@ -161,12 +193,12 @@ def _letters(request: Request) -> DeadLetters:
     return DeadLetters(parts.dispatcher.client, parts.settings)
 
 
-async def _of_queue(request: Request, wanted: Redrive) -> list[str]:
+async def _of_queue(request: Request, wanted: RedriveQueue) -> list[str]:
     """Return the ids of the newest of a queue that died of the reason asked for."""
     found: list[str] = []
     after = None
     while len(found) < wanted.limit:
-        letters = await _letters(request).newest([str(wanted.queue)], MOST, after)
+        letters = await _letters(request).newest([wanted.queue.value], MOST, after)
         found += [str(place_of(one).name) for one in letters if wanted.reason in {None, one.reason}]
         if len(letters) < MOST:
             break

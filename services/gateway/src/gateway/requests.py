@@ -33,6 +33,15 @@ ANIMATED = frozenset({ImageFormat.GIF, ImageFormat.WEBP, ImageFormat.PNG})
 _CONTROL = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 
 
+def _integral(value: object) -> object:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+# JSON has one kind of number: 10.0 is an integer (JSON Schema, section 6.1.1). true and "10" are none. To be named
+# behind an integer's bounds, or these would be missing from its schema.
+INTEGRAL = BeforeValidator(_integral)
+
+
 def _plain(value: str) -> str:
     if any(ord(character) < 32 or 127 <= ord(character) < 160 or character in "\u2028\u2029" for character in value):  # noqa: PLR2004 -- C0 and C1 controls
         raise ValueError("must have no line end or other control character")
@@ -118,7 +127,7 @@ _To = Annotated[
 # What a mail shows as a link: nothing that a reader's browser would run.
 Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s<>\"\\]+$")]
 Text = Annotated[str, Field(max_length=1000)]
-_Figure = Annotated[int, Field(ge=0, le=2**53)]
+_Figure = Annotated[int, Field(ge=0, le=2**53), INTEGRAL]
 _Amount = Text | Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
@@ -145,7 +154,7 @@ class ReceiptContext(_Context):
     """What the template `receipt` shows."""
 
     name: Text
-    number: ShortLine | int
+    number: ShortLine | Annotated[int, INTEGRAL]
     items: Annotated[list[_Item], Field(max_length=1000)]
     total: _Amount
 
@@ -242,7 +251,7 @@ EMAIL: TypeAdapter[TextEmail | TemplateEmail] = TypeAdapter(
 class ReportRequest(_Request):
     """One report."""
 
-    rows: int = Field(ge=1, le=MAX_ROWS, description="Number of rows of the table.")
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS), INTEGRAL] = Field(description="Number of rows of the table.")
     title: Line = "Report"
     notify: Address | None = Field(default=None, description="Mail this address when it has failed.")
     user_id: UserId | None = _USER_ID

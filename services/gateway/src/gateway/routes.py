@@ -56,29 +56,31 @@ _ACCEPTED = {
     202: {"model": schemas.Accepted, "headers": openapi.ACCEPTED_HEADERS},
     **openapi.problems(401, 408, 413, 415, 422, 429),
 }
-_FILE = {"type": "string", "format": "binary"}
+_FILE = {"type": "string", "format": "binary", "minLength": 1}
+_OPTIONS = openapi.query(ImageRequest)
 _IMAGE = {
     "requestBody": {
         "required": True,
         "content": {
-            **{one: {"schema": _FILE} for one in ("application/octet-stream", "image/jpeg", "image/png", "image/webp")},
+            # Its own image/… type does as well; generators of clients know this one.
+            "application/octet-stream": {"schema": _FILE},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": _FILE} | openapi.inline_schema(ImageRequest)["properties"],
+                    "properties": {"file": _FILE} | {one["name"]: one["schema"] for one in _OPTIONS},
                     "required": ["file"],
                 }
             },
         },
     },
     "parameters": [
-        *openapi.query(ImageRequest),
+        *_OPTIONS,
         {
             "name": NOTIFY_HEADER,
             "in": "header",
             "required": False,
             "schema": openapi.inline_schema(ImageRequest)["properties"]["notify"]["anyOf"][0],
-            "description": "The same as `notify`, for which no address stands in a URL.",
+            "description": "The same as `notify`, and counts more; no address stands in a URL.",
         },
         openapi.IDEMPOTENCY_KEY,
     ],
@@ -108,10 +110,8 @@ async def _accept_image(
     source = blobs.upload_key(task_id)
     stored = await _store(parts, source, upload)
     try:
-        twice = set(given) & set(upload.fields)
-        if twice:
-            raise problems.invalid_fields(dict.fromkeys(sorted(twice), "is given more than once"))
-        options = _validated(ImageRequest, given | upload.fields)
+        # A field of the form counts more than the query, and the header more than both.
+        options = _validated(ImageRequest, given | upload.fields | _in_headers(request))
         resize = ResizeImage(
             source=source,
             width=options.width,
@@ -301,12 +301,18 @@ def _given(request: Request) -> dict[str, str]:
         Problem: 422 ``request.invalid`` where one is given more than once.
 
     """
-    pairs = request.query_params.multi_items()
-    pairs += [("notify", value) for value in request.headers.getlist(NOTIFY_HEADER)]
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise problems.invalid_fields(dict.fromkeys(twice[: problems.MAX_ERRORS], "is given more than once"))
-    return dict(pairs)
+    return dict(request.query_params) | _in_headers(request)
+
+
+def _in_headers(request: Request) -> dict[str, str]:
+    given = request.headers.getlist(NOTIFY_HEADER)
+    if len(given) > 1:
+        raise problems.invalid_fields({NOTIFY_HEADER: "is given more than once"})
+    return {"notify": given[0]} if given else {}
 
 
 def _retain_ms(parts: Parts) -> str:

@@ -52,7 +52,7 @@ def register_all(app: Celery, settings: ImageWorkerSettings, store: blobs.BlobSt
         output = _write(store, run, "report", pdf.data, "pdf", reports.MEDIA_TYPE)
         return run.outputs.plus(output.model_copy(update={"pages": pdf.pages}))
 
-    policy = Policy(settings.max_retries, settings.retry_backoff_seconds)
+    policy = Policy.doubling(settings.max_retries, settings.retry_backoff_seconds)
     register(app, RESIZE_IMAGE, resize, policy)
     register(app, THUMBNAIL_IMAGE, thumbnail, policy)
     register(app, RENDER_REPORT, render, policy)

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Errors that are not one recipient's: the next one would meet them too.
+_NOBODY_ELSES = frozenset({
+    "mail.claim_lost", "mail.unreachable", "mail.certificate", "mail.tls_failed", "mail.tls_missing",
+    "mail.auth_failed", "mail.auth_missing",
+})  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Mailer:
@@ -41,8 +47,12 @@ class Mailer:
         to: Sequence[str],
         content: Callable[[datetime], compose.Content],
         policy: MailPolicy = MailPolicy.AT_LEAST_ONCE,
+        *,
+        individually: bool = False,
     ) -> MailSent:
         """Send a mail to all recipients that have not had it yet. `content` is given the mail's date.
+
+        `individually` sends a message of its own to each; else all are named in one.
 
         Raises:
             TemporaryError: when the server, or a recipient's mailbox, says "later".
@@ -58,17 +68,31 @@ class Mailer:
         open_positions = [
             position for position, entry in enumerate(opened.entries) if not entry or entry.startswith("claimed")
         ]
-        mail = compose.message(
-            content(opened.date), sender=settings.mail_from, to=to, mail_id=run.celery_id, date=opened.date
-        )
-        if open_positions:
+        written = content(opened.date)
+        groups = [[one] for one in open_positions] if individually else [open_positions] if open_positions else []
+        errors: list[StepError] = []
+        for group in groups:
+            mail_id = f"{run.celery_id}-{group[0] + 1}" if individually else run.celery_id
+            mail = compose.message(
+                written,
+                sender=settings.mail_from,
+                sender_name=settings.mail_from_name,
+                to=[to[one] for one in group] if individually else to,
+                mail_id=mail_id,
+                date=opened.date,
+            )
             try:
-                self._send_to(ledger, bytes(mail), [(one, to[one]) for one in open_positions], policy)
+                self._send_to(ledger, mail, [(one, to[one]) for one in group], policy)
             except StepError as error:
-                outcomes = _outcomes(to, _open(ledger, len(to)).entries)
-                raise type(error)(error.code, error.message, _details(outcomes)) from None
+                errors.append(error)
+                if error.code in _NOBODY_ELSES:
+                    break
         outcomes = _outcomes(to, _open(ledger, len(to)).entries)
-        return _judge(outcomes, str(mail["Message-ID"]))
+        if errors:
+            # What may heal comes first: then the others are tried again with it.
+            first = next((one for one in errors if isinstance(one, TemporaryError)), errors[0])
+            raise type(first)(first.code, _with_counts(first.message, outcomes), _details(outcomes))
+        return _judge(outcomes, compose.message_id(run.celery_id, settings.mail_from))
 
     def _send_to(self, ledger: Ledger, mail: bytes, to: Sequence[tuple[int, str]], policy: MailPolicy) -> None:
         claimed: list[int] = []
@@ -105,6 +129,12 @@ class Mailer:
             ledger.close([to[one][0]], f"refused {code}")
         if sent.deferred:
             raise TemporaryError("mail.deferred", f"the mail server said later for {len(sent.deferred)} recipients")
+
+
+def _with_counts(message: str, outcomes: Sequence[RecipientOutcome]) -> str:
+    """Return the message, and for how many of several recipients it does not hold."""
+    sent = sum(one.outcome == "sent" for one in outcomes)
+    return f"{message}; {sent} of {len(outcomes)} recipients have the mail" if sent else message
 
 
 def _open(ledger: Ledger, recipients: int) -> Opened:

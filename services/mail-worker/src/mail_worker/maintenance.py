@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
+from redis.exceptions import RedisError
 
 from celery_leases import admin
 from offload_contracts import Queue
@@ -34,7 +35,7 @@ def check_health(
     checks: dict[str, Callable[[], object]] = {
         "redis": client.ping,
         "blob": lambda: store.exists("ping"),
-        "smtp": sender.check,
+        "smtp": lambda: sender.check(settings.health_timeout_seconds),
     }
     figures: dict[str, float | str] = {}
     up = metrics.get_meter("offload").create_gauge("offload.dependency.up", description="1 when it answered, else 0")
@@ -43,7 +44,9 @@ def check_health(
         try:
             check()
             figures[name] = round((time.monotonic() - started) * 1000, 1)
-        except (StepError, blobs.BlobError, OSError) as error:
+        except StepError as error:
+            figures[name] = error.code
+        except (blobs.BlobError, RedisError, OSError) as error:
             figures[name] = type(error).__name__
         up.set(1 if isinstance(figures[name], float) else 0, {"offload.dependency": name})
     healthy = all(isinstance(value, float) for value in figures.values())

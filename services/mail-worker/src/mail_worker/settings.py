@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offload_contracts import Address
 from offload_runtime.settings import (
@@ -36,7 +36,13 @@ class SmtpSettings(BaseSettings):
     smtp_data_timeout_seconds: Seconds = Field(
         default=600, description="The reply to the final dot: ten minutes by RFC 5321, section 4.5.3.2.6."
     )
+    smtp_session_timeout_seconds: Seconds = Field(
+        default=60, description="Connecting, greeting, TLS and login together, however slowly the server speaks."
+    )
     mail_from: Address = Field(description="The sender's address.")
+    mail_from_name: Annotated[str, Field(max_length=100, pattern="^[^\\x00-\\x1f\\x7f-\\x9f\u2028\u2029]*$")] = Field(
+        default="", description="The sender's name, shown beside the address."
+    )
 
 
 class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, FleetSettings, SmtpSettings):
@@ -45,6 +51,14 @@ class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, F
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
     mail_concurrency: Count = Field(default=4, description="Threads of the mail worker: it mostly waits.")
+    mail_retry_seconds: Annotated[tuple[Seconds, ...], NoDecode] = Field(
+        default=(60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, *(43_200,) * 6),
+        description="The pauses before a mail is tried again, divided by spaces: at first often, then for four days "
+        "(RFC 5321, section 4.5.4.1). After the last of them it goes to the dead letters.",
+    )
+    health_timeout_seconds: Seconds = Field(
+        default=10, description="How long the health check waits for the mail server."
+    )
     mail_deadline_seconds: Seconds = Field(
         default=900, description="A mail's step, all in all; past it the worker hands back and ends."
     )
@@ -52,3 +66,8 @@ class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, F
     orphan_grace_seconds: Count = Field(
         default=86_400, description="How old an upload without a record must be before it is deleted."
     )
+
+    @field_validator("mail_retry_seconds", mode="before")
+    @classmethod
+    def _split_pauses(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value

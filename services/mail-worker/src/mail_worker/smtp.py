@@ -12,16 +12,21 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from offload_runtime.errors import PermanentError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mail_worker.settings import SmtpSettings
 
 PERMANENT = 500
+# To a recipient it means "too many in one mail" from old servers, and is taken for 452 (RFC 5321, section 4.5.3.1.10).
+TOO_MANY_RECIPIENTS = 552
+GREETING = 220
+# A socket's time limit of 0 would mean that it does not wait at all.
+MINIMUM_SECONDS = 0.001
 # A session is left before a server would leave it: idle limits of 30 s and a hundred mails are usual.
 IDLE_SECONDS = 25.0
 MAILS_A_SESSION = 100
@@ -44,7 +49,7 @@ class Sent:
 
 @dataclass(slots=True)
 class _Session:
-    smtp: smtplib.SMTP
+    smtp: _BoundedSMTP
     used_at: float
     mails: int = 0
 
@@ -62,7 +67,8 @@ class Sender:
 
         Raises:
             PermanentError: ``mail.refused`` with the reply code, when the server refuses the mail or every recipient.
-            TemporaryError: ``mail.deferred``, ``mail.unreachable``, ``mail.auth_failed``: nothing was taken.
+            TemporaryError: ``mail.deferred``, ``mail.unreachable``, ``mail.certificate``, ``mail.tls_failed``,
+                ``mail.tls_missing``, ``mail.auth_failed``, ``mail.auth_missing``: nothing was taken.
             OutcomeUnknownError: when nothing was said after the final dot.
 
         """
@@ -77,14 +83,14 @@ class Sender:
             self._drop()
             raise
 
-    def check(self) -> None:
-        """Connect, say hello and leave.
+    def check(self, seconds: float) -> None:
+        """Connect, say hello and leave, all within some seconds.
 
         Raises:
-            TemporaryError: when the server cannot be reached.
+            TemporaryError: when the server cannot be reached, or refuses us.
 
         """
-        smtp = self._connect()
+        smtp = self._connect(seconds)
         with contextlib.suppress(smtplib.SMTPException, OSError):
             smtp.quit()
 
@@ -97,14 +103,15 @@ class Sender:
         claim: Callable[[Sequence[int]], bool],
     ) -> Sent:
         smtp = session.smtp
-        code, reply = smtp.mail(sender)
+        # Not smtplib's own mail() and rcpt(): they read an address anew, and may find another in it.
+        code, reply = smtp.docmd("MAIL", f"FROM:<{sender}>")
         _expect(code, reply, "the sender")
         accepted, refused, deferred = [], {}, []
         for position, recipient in enumerate(recipients):
-            code, reply = smtp.rcpt(recipient)
+            code, reply = smtp.docmd("RCPT", f"TO:<{recipient}>")
             if code in {250, 251}:
                 accepted.append(position)
-            elif code >= PERMANENT:
+            elif code >= PERMANENT and code != TOO_MANY_RECIPIENTS:
                 refused[position] = code
             else:
                 deferred.append(position)
@@ -116,15 +123,11 @@ class Sender:
         code, reply = smtp.docmd("DATA")
         _expect(code, reply, "DATA", 354)
         smtp.send(_quoted(mail))
-        if smtp.sock is not None:
-            smtp.sock.settimeout(self._settings.smtp_data_timeout_seconds)
         smtp.send(b".\r\n")
         try:
-            code, reply = smtp.getreply()
+            code, reply = smtp.reply_within(self._settings.smtp_data_timeout_seconds)
         except (smtplib.SMTPServerDisconnected, OSError) as error:
             raise OutcomeUnknownError from error
-        if smtp.sock is not None:
-            smtp.sock.settimeout(self._settings.smtp_timeout_seconds)
         _expect(code, reply, "the mail")
         session.used_at, session.mails = time.monotonic(), session.mails + 1
         return Sent(tuple(accepted), refused, tuple(deferred))
@@ -147,30 +150,123 @@ class Sender:
             self._local.session = None
             session.smtp.close()
 
-    def _connect(self) -> smtplib.SMTP:
+    def _connect(self, session_seconds: float | None = None) -> _BoundedSMTP:
         settings = self._settings
         context = ssl.create_default_context(cafile=settings.smtp_ca_file)
-        limit = settings.smtp_timeout_seconds
+        kind = _BoundedSMTPS if settings.smtp_security == "tls" else _BoundedSMTP
+        seconds = session_seconds or settings.smtp_session_timeout_seconds
+        smtp = kind(settings.smtp_host, settings.smtp_timeout_seconds, seconds, context)
         try:
-            smtp: smtplib.SMTP
-            if settings.smtp_security == "tls":
-                smtp = smtplib.SMTP_SSL(settings.smtp_host, settings.smtp_port, timeout=limit, context=context)
-            else:
-                smtp = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=limit)
-            # The text and the final dot are two writes: without this each mail would wait 40 ms for an ACK.
-            if smtp.sock is not None:
-                smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            smtp.ehlo_or_helo_if_needed()
-            if settings.smtp_security == "starttls":
-                smtp.starttls(context=context)
-                smtp.ehlo()
-            if settings.smtp_username and settings.smtp_password:
-                smtp.login(settings.smtp_username, settings.smtp_password.get_secret_value())
-        except smtplib.SMTPAuthenticationError as error:
-            raise TemporaryError("mail.auth_failed", "the mail server refuses our login") from error
-        except (smtplib.SMTPException, OSError) as error:
-            raise TemporaryError("mail.unreachable", "the mail server cannot be reached") from error
+            with _named():
+                _expect(*smtp.connect(settings.smtp_host, settings.smtp_port), "the greeting", GREETING)
+                # The text and the final dot are two writes: without this each mail would wait 40 ms for an ACK.
+                if smtp.sock is not None:
+                    smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                smtp.ehlo_or_helo_if_needed()
+                if settings.smtp_security == "starttls":
+                    _start_tls(smtp, context)
+                if settings.smtp_username and settings.smtp_password:
+                    smtp.login(settings.smtp_username, settings.smtp_password.get_secret_value())
+        except BaseException:
+            smtp.close()
+            raise
+        # From here on each command has its own time, and the step its deadline.
+        smtp.session_ends = float("inf")
         return smtp
+
+
+class _BoundedSMTP(smtplib.SMTP):
+    """smtplib's client, whose every reply and whole beginning end in time, however slowly the server speaks.
+
+    smtplib's own limit is that of one read: a server that sends a byte now and then would hold it for ever.
+    """
+
+    def __init__(self, host: str, command_seconds: float, session_seconds: float, context: ssl.SSLContext) -> None:
+        self.command_seconds = command_seconds
+        self.session_ends = time.monotonic() + session_seconds
+        self.reply_ends = float("inf")
+        self.context = context
+        super().__init__(timeout=min(command_seconds, session_seconds))
+        # What smtplib checks a certificate against; it takes it from a host that is given at once.
+        self._host = host
+
+    def getreply(self) -> tuple[int, bytes]:
+        return self.reply_within(self.command_seconds)
+
+    def reply_within(self, seconds: float) -> tuple[int, bytes]:
+        """Return the server's reply.
+
+        Raises:
+            OSError: TimeoutError when it is not complete in time.
+
+        """
+        self.reply_ends = time.monotonic() + seconds
+        if self.file is None:
+            self.file = _Replies(self)  # what smtplib uses of a file
+        return super().getreply()
+
+    def send(self, s: Any) -> None:  # noqa: ANN401 -- smtplib's signature
+        if self.sock is not None:
+            self.sock.settimeout(max(min(self.command_seconds, self.session_ends - time.monotonic()), MINIMUM_SECONDS))
+        super().send(s)
+
+
+class _BoundedSMTPS(_BoundedSMTP):
+    """The same with TLS from the first byte."""
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        plain = super()._get_socket(host, port, timeout)  # type: ignore[misc]  # smtplib's own hook
+        return self.context.wrap_socket(plain, server_hostname=host)
+
+
+class _Replies:
+    """The server's lines, read within their time."""
+
+    def __init__(self, smtp: _BoundedSMTP) -> None:
+        self._smtp = smtp
+        self._read = b""
+
+    def readline(self, limit: int) -> bytes:
+        while b"\n" not in self._read and len(self._read) < limit:
+            sock = self._smtp.sock
+            left = min(self._smtp.reply_ends, self._smtp.session_ends) - time.monotonic()
+            if left <= 0 or sock is None:
+                raise TimeoutError("the mail server did not reply in time")
+            sock.settimeout(left)
+            piece = sock.recv(8192)
+            if not piece:
+                break
+            self._read += piece
+        line, end, self._read = self._read.partition(b"\n")
+        return line + end
+
+    def close(self) -> None:
+        self._read = b""
+
+
+def _start_tls(smtp: smtplib.SMTP, context: ssl.SSLContext) -> None:
+    if not smtp.has_extn("starttls"):
+        raise TemporaryError("mail.tls_missing", "the mail server does not offer STARTTLS")
+    smtp.starttls(context=context)
+    smtp.ehlo()
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Give each cause its own name: what cannot be reached, and what is reached and refuses."""
+    try:
+        yield
+    except smtplib.SMTPAuthenticationError as error:
+        raise TemporaryError("mail.auth_failed", "the mail server refuses our login") from error
+    except smtplib.SMTPNotSupportedError as error:
+        raise TemporaryError("mail.auth_missing", "the mail server does not offer a login") from error
+    except ssl.SSLCertVerificationError as error:
+        text = f"the mail server's certificate is not accepted: {error.verify_message}"
+        raise TemporaryError("mail.certificate", text) from error
+    except ssl.SSLError as error:
+        raise TemporaryError("mail.tls_failed", "the mail server's TLS fails") from error
+    except (smtplib.SMTPException, OSError) as error:
+        raise TemporaryError("mail.unreachable", "the mail server cannot be reached") from error
 
 
 def _expect(code: int, reply: bytes, what: str, wanted: int = 250) -> None:

@@ -42,7 +42,9 @@ def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa
     settings, client = mailer.settings, mailer.client
 
     def send(message: SendMail, run: Run) -> MailSent:
-        return mailer.send(run, message.to, lambda _: _content(message), message.policy)
+        return mailer.send(
+            run, message.to, lambda _: _content(message), message.policy, individually=message.individually
+        )
 
     def notify(message: Notify, run: Run) -> Outputs:
         mailer.send(run, [message.to], lambda date: _notice(run, date), message.policy)
@@ -91,8 +93,8 @@ def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa
         return Swept(figures=figures)
 
     retries, pause = settings.max_retries, settings.retry_backoff_seconds
-    mail = Policy(retries, pause, settings.mail_deadline_seconds)
-    upkeep = Policy(retries, pause, settings.maintenance_deadline_seconds)
+    mail = Policy(settings.mail_retry_seconds, settings.mail_deadline_seconds)
+    upkeep = Policy.doubling(retries, pause, settings.maintenance_deadline_seconds)
     register(app, SEND_MAIL, send, mail)
     register(app, NOTIFY, notify, mail)
     register(app, NOTIFY_FAILURE, notify_failure, mail)
