@@ -5,7 +5,11 @@ SHELL := /bin/bash
 # uv from PATH when it runs here, else one of our own from PyPI.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 PYTHON_FOR_UV ?= python3
-RUN := $(UV) run --frozen
+# What setup has installed comes first; uv itself would look for another Python than the one that setup has found.
+RUN := env PATH="$(CURDIR)/.venv/bin:$(PATH)" VIRTUAL_ENV="$(CURDIR)/.venv"
+
+NO_PYTHON := Offload needs Python 3.12 or newer: none is installed here, and uv could not download one. Install it \
+(apt-get install python3, brew install python, or your company's mirror in UV_PYTHON_INSTALL_MIRROR) and run make again.
 
 .PHONY: help setup demo up down test test-quick cluster-test faults faults-cluster peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
 
@@ -16,8 +20,13 @@ help: ## Print every target with a line of help
 	@$(PYTHON_FOR_UV) -m venv .uv
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
 
-setup: $(filter .uv/bin/uv,$(UV)) ## Install everything that is needed into .venv
-	@$(UV) sync --frozen --quiet
+setup: $(filter .uv/bin/uv,$(UV)) ## Install everything that is needed into .venv, with Python 3.13, or any from 3.12 on
+	@find="$(UV) python find --no-project --no-python-downloads"; \
+	python=$$(VIRTUAL_ENV= $$find --system 3.13 2>/dev/null || VIRTUAL_ENV= $$find --system '>=3.12' 2>/dev/null || true); \
+	if [ -z "$$python" ]; then \
+	  $(UV) python install --quiet 3.13 2>/dev/null || { echo "$(NO_PYTHON)" >&2; exit 1; }; python=3.13; \
+	fi; \
+	UV_PYTHON="$$python" $(UV) sync --frozen --quiet
 
 demo: setup ## Run the main job on real input, and show it: photo, mail, report, trace
 	@$(RUN) python -m devstack demo
@@ -66,7 +75,7 @@ architecture: setup
 	@$(RUN) lint-imports
 
 lock: setup
-	@$(UV) lock --check --quiet
+	@UV_PYTHON=.venv/bin/python $(UV) lock --check --quiet
 
 manifests-check: setup
 	@$(RUN) python k8s/render.py --check

@@ -50,6 +50,11 @@ REFUSED = {
         "workers.image.softTimeLimitSeconds: 360",
         "less than hardTimeLimitSeconds",
     ),
+    "workers.image.concurrency=4,workers.image.resources.limits.memory=512Mi": (
+        "workers.image.resources.limits.memory: 512Mi",
+        "of 4 slots",
+        "lower concurrency",
+    ),
     "lease.seconds=10,lease.sweepSeconds=4": ("lease.seconds: 10", "set it to 12 or more"),
     "redis.url=redis+cluster://redis:6379": ("redis.url", "is a Redis Cluster", "Use one primary"),
     "redis.url=redis://:secret@redis:6379/0": ("redis.url", "without credentials"),
@@ -88,6 +93,17 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize(
+    ("memory", "concurrency", "expected"),
+    [("4608Mi", 2, 2080 * 2**20), ("1Gi", 2, 288 * 2**20), ("2G", 1, 2_000_000_000 - 320 * 2**20)],
+)
+def test_the_memory_of_an_image_is_what_the_pods_limit_leaves(memory, concurrency, expected):
+    values = f"workers.image.resources.limits.memory={memory},workers.image.concurrency={concurrency}"
+    (container,) = one("Deployment", "worker-image", "--set", values)["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    assert environment["OFFLOAD_IMAGE_MEMORY_LIMIT_BYTES"] == str(expected)
+
+
 @pytest.mark.parametrize("values", REFUSED)
 def test_values_that_cannot_work_are_refused_with_key_and_remedy(values, helm):
     said = render("--set", values, check=False, helm=helm)
@@ -134,7 +150,7 @@ def test_it_works_as_a_dependency(tmp_path):
         "global: {imageRegistry: registry.test, anything: else}\noffload: {logLevel: DEBUG}\n"
     )
     said = run("helm", "template", "x", str(parent), "--kube-version", "1.35.0")
-    assert "image: registry.test/offload/gateway:0.1.0" in said
+    assert "image: registry.test/offload/gateway:0.1.1" in said
 
 
 def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():

@@ -135,3 +135,18 @@ def test_the_clean_up_spares_what_is_needed(offload):
     until(lambda: offload.outputs(finished) == [], "the expired output to go")
     assert (offload.blobs / "uploads" / finished / "original").exists(), "its record is still there"
     assert (offload.blobs / "uploads" / waiting / "original").exists(), "its task still waits"
+
+
+def test_a_clock_that_was_ahead_stops_no_schedule(offload):
+    """A slot of next year is noted as published: beat goes on by the clock as it is now, says so, and doubles nothing."""
+    redis = offload.redis.client()
+    ahead = round((time.time() + 365 * 86_400) * 1000)
+    before = round(time.time() - 60) * 1000
+    redis.hset(f"{PREFIX}slots", mapping={"health": ahead, "health:before": before})
+    beat = offload.service("beat", settings=EVERY_SECOND)
+    until(lambda: len(slots(offload)) >= 3, "slots to be published")
+    assert published(offload) == len(slots(offload))
+    assert "clock was ahead" in beat.output()
+    assert int(redis.hget(f"{PREFIX}slots", "health")) <= time.time() * 1000 + 2000
+    assert beat.output().count("clock was ahead") == 1
+    beat.stop()

@@ -120,7 +120,7 @@ def test_a_generated_client_works(offload, tmp_path, monkeypatch):
     post = importlib.import_module(f"made_client.api.tasks.{names['post_report']}")
     show = importlib.import_module(f"made_client.api.tasks.{names['get_task']}")
     models = importlib.import_module("made_client.models")
-    body = next(getattr(models, name) for name in dir(models) if "report" in name.lower() and "body" in name.lower())
+    body = next(getattr(models, name) for name in dir(models) if name.endswith("ReportRequest"))
     accepted = post.sync(client=client, body=body(rows=3, title="Generated"))
     task = until(lambda: show.sync(accepted.task_id, client=client), "the task")
     assert (task.task_id, task.state, task.kind) == (accepted.task_id, "PENDING", "report")

@@ -43,6 +43,13 @@
 {{- if and $fleet.smtp (not $hasSmtp) -}}
 {{- $wrong = append $wrong (printf "%s.queues: a fleet with %s needs a mail server: set smtp.host, or mailpit.enabled=true." $key (join ", " $fleet.queues)) -}}
 {{- end -}}
+{{- if eq $fleet.service "image-worker" -}}
+{{- with include "offload.imageMemory" $fleet -}}
+{{- if lt (int64 .) 134217728 -}}
+{{- $wrong = append $wrong (printf "%s.resources.limits.memory: %v leaves %d MiB for the images of each of %v slots, and one needs 128 MiB at least. Raise it, or lower concurrency." $key $fleet.resources.limits.memory (div (int64 .) 1048576) $fleet.concurrency) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $fleet.scaled (not (kindIs "invalid" $fleet.replicas)) -}}
 {{- $wrong = append $wrong (printf "%s.replicas: %v is fixed, and keda.enabled scales. Remove it (keda.minReplicas and keda.maxReplicas bound the fleet), or set %s.keda.enabled=false." $key $fleet.replicas $key) -}}
 {{- end -}}

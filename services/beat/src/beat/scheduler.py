@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
@@ -101,6 +101,15 @@ class SlotScheduler(Scheduler):
         outcome = self._publish(schedule, slot)
         if outcome != "early":
             self._done[schedule.name] = slot
+        if outcome == "recovered":
+            metrics.get_meter("offload").create_counter(
+                "offload.beat.clock_ahead",
+                description="Slots published although a later one had been, while Redis's clock was ahead",
+            ).add(1, {"offload.schedule": schedule.name})
+            logger.warning(
+                "Redis's clock was ahead: a later slot of %s is published already; going on by the clock as it is now",
+                schedule.name,
+            )
         logger.info("slot %s: %s", schedule.task_id(slot), outcome)
 
     def _publish(self, schedule: Schedule, slot: datetime) -> str:

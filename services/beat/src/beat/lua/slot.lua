@@ -1,12 +1,20 @@
 -- Publishes one slot of a schedule, once. Needs records.lua and publish.lua.
 -- ARGV: prefix, broker prefix, schedule, slot (ms), grace_ms, task id, queue, tag, message, then the record's fields.
--- Returns 'published', 'done' (this slot or a later one was before), 'early', 'late' (past its grace).
+-- Returns 'published', 'done' (this slot or a later one was before), 'early', 'late' (past its grace), 'recovered'.
+-- A last slot that lies in the future was published while Redis's clock was ahead. Waiting for it would stop the schedule
+-- for as long as the clock was ahead: the slot before it counts instead, and what is published is 'recovered'.
 local prefix, schedule, slot = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local now = now_ms()
 if slot > now then
   return 'early'
 end
-local last = tonumber(redis.call('HGET', prefix .. 'slots', schedule) or 0)
+local slots = prefix .. 'slots'
+local last = tonumber(redis.call('HGET', slots, schedule) or 0)
+local outcome = 'published'
+if last > now then
+  local before = tonumber(redis.call('HGET', slots, schedule .. ':before') or 0)
+  last, outcome = before <= now and before or slot - 1, 'recovered'
+end
 if last >= slot then
   return 'done'
 end
@@ -17,9 +25,9 @@ local fields = {}
 for i = 10, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-redis.call('HSET', prefix .. 'slots', schedule, ARGV[4])
+redis.call('HSET', slots, schedule, ARGV[4], schedule .. ':before', string.format('%.0f', last))
 if redis.call('EXISTS', record_key(prefix, ARGV[6])) == 0 then
   create_record(prefix, ARGV[6], fields, 1)
   leases_publish(ARGV[2], ARGV[7], ARGV[8], ARGV[9], 0, 0)
 end
-return 'published'
+return outcome
