@@ -1,15 +1,15 @@
-"""``python -m benchmarks [NAME …]``: all of them, or some: images, upload, accept, queue."""
+"""``python -m benchmarks [NAME …]``: all of them, or some: images, upload, memory, accept, queue."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from benchmarks import gateways, images, queues
+from benchmarks import gateways, images, queues, upload_memory
 from benchmarks.measure import console
 
 FOLDER = Path("var/bench").absolute()
-NAMES = ("images", "upload", "accept", "queue")
+NAMES = ("images", "upload", "memory", "accept", "queue")
 
 
 def main() -> None:
@@ -22,6 +22,8 @@ def main() -> None:
         images.compare()
     if "upload" in wanted:
         gateways.upload(FOLDER / "upload")
+    if "memory" in wanted:
+        upload_memory.measure(FOLDER / "memory")
     if "accept" in wanted:
         gateways.accept(FOLDER / "accept", telemetry=False)
         gateways.accept(FOLDER / "accept-telemetry", telemetry=True)

@@ -96,6 +96,22 @@ def test_a_photo_is_resized_and_its_user_told(offload, shop, way):
         assert httpx.get(url).status_code == 200, "a mail's link opens without a key"
 
 
+def test_a_thumbnail_is_made_of_the_upload_itself(offload, shop):
+    """Neither the size nor the cut of the result is the thumbnail's, and no limit of the result's is."""
+    for query, size in (
+        ({"width": 40, "thumbnail": 400}, (400, 200)),
+        ({"width": 40, "height": 40, "fit": "cover", "thumbnail": 100}, (100, 50)),
+        ({"width": 10, "height": 300, "fit": "fill", "thumbnail": 100, "format": "webp"}, (100, 50)),
+        ({"thumbnail": 1024}, (800, 400)),
+    ):
+        posted = shop.post("/v1/images", params=query, content=photo(800, 400), headers=JPEG)
+        task = offload.wait(shop, posted.json()["task_id"])
+        assert task["state"] == "SUCCESS", task
+        made = next(one for one in task["result"]["outputs"] if one["step"] == "thumbnail")
+        assert (made["width"], made["height"]) == size
+        assert made["media_type"] == f"image/{query.get('format', 'jpeg')}"
+
+
 def test_steps_are_made_only_when_they_are_asked_for(offload, shop):
     def steps(**options) -> list[str]:
         response = shop.post("/v1/images", params=options, content=photo(), headers=JPEG)

@@ -138,7 +138,7 @@ def test_the_clean_up_spares_what_is_needed(offload):
 
 
 def test_a_clock_that_was_ahead_stops_no_schedule(offload):
-    """A slot of next year is noted as published: beat goes on by the clock as it is now, says so, and doubles nothing."""
+    """A slot of next year is noted as published: beat goes on by the clock as it is, says so, and doubles nothing."""
     redis = offload.redis.client()
     ahead = round((time.time() + 365 * 86_400) * 1000)
     before = round(time.time() - 60) * 1000

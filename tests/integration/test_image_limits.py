@@ -113,6 +113,19 @@ def test_an_image_process_that_is_killed_from_outside_is_nobodys_failure(offload
     assert (ended["state"], ended["steps"][0]["attempts"]) == ("SUCCESS", 2)
 
 
+def test_an_image_process_that_keeps_much_memory_is_replaced_before_the_next_image(offload):
+    offload.gateway()
+    worker = offload.worker("image_worker", ONE | {"OFFLOAD_IMAGE_RECYCLE_BYTES": "1"})
+    client = offload.client()
+    seen = set()
+    for _ in range(3):
+        (process,) = until(lambda: image_processes(worker), "the image process")
+        assert process not in seen
+        seen.add(process)
+        assert offload.wait(client, post(client, encoded(picture(100, 100), "PNG"), width=64))["state"] == "SUCCESS"
+        until(lambda process=process: image_processes(worker) not in ([], [process]), "a new process")
+
+
 def test_the_soft_limit_ends_an_image_that_hangs_in_its_codec(offload):
     offload.gateway()
     limits = {"OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "2", "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "30"}

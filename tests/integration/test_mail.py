@@ -356,7 +356,9 @@ def test_an_address_that_looks_encoded_is_sent_as_it_is(raw):
         compose.Content("=?utf-8?q?a=0D=0ABcc:_evil=40evil.example?=", "text"),
         sender="offload@example.com", to=[address], mail_id="1", date=datetime(2026, 11, 24, tzinfo=UTC),
     )  # fmt: skip
-    sent = sender_of(raw(take).port, smtp_security="none").send(mail, "offload@example.com", [address], lambda _: True)
+    sender = sender_of(raw(take).port, smtp_security="none")
+    sent = sender.send(mail, "offload@example.com", [address], lambda _: True)
+    sender._drop()
     assert sent.accepted == (0,)
     assert f"RCPT TO:<{address}>\r\n".encode() in lines
     assert f"To: {address}\r\n".encode() in lines

@@ -94,5 +94,5 @@ def test_the_smoke_trial_says_why_a_key_is_refused(offload):
     offload.gateway({"OFFLOAD_DEVELOPMENT_MODE": "false", "OFFLOAD_API_KEYS": line})
     refused = smoke(offload.url, "--timeout-seconds", "2", key="offload_wrong")
     assert refused.returncode == 1
-    assert "answered 403" in refused.stderr
+    assert "answered 401" in refused.stderr
     assert "auth.refused" in refused.stderr

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, WithJsonSchema
 
-# RFC 5321 section 4.5.3.1: 64 octets of local part, 254 of the whole path without its brackets.
+# RFC 5321, section 4.5.3.1.3: 254 octets of a path without its brackets. How
+# long a local part is, is the server's to judge.
 _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 MAX_LENGTH = 254
-MAX_LOCAL_LENGTH = 64
 
 
 def check(address: str) -> str:
@@ -23,19 +23,11 @@ def check(address: str) -> str:
 
     """
     local, at, domain = address.rpartition("@")
-    if (
-        not at
-        or len(address) > MAX_LENGTH
-        or len(local) > MAX_LOCAL_LENGTH
-        or not _LOCAL.fullmatch(local)
-        or not _DOMAIN.fullmatch(domain)
-    ):
+    if not at or len(address) > MAX_LENGTH or not _LOCAL.fullmatch(local) or not _DOMAIN.fullmatch(domain):
         raise ValueError("must be one e-mail address in ASCII, like ann@example.com")
     return address
 
 
-# The same rule as one expression, for those who read the JSON schema; it leaves out the local part's length.
+# The same rule as one expression, for those who read the JSON schema.
 PATTERN = rf"^{_LOCAL.pattern}@{_LABEL}(\.{_LABEL})*$"
-Address = Annotated[
-    str, AfterValidator(check), WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH, "pattern": PATTERN})
-]
+Address = Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "pattern": PATTERN})]

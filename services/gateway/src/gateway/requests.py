@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +15,6 @@ from pydantic import (
     Tag,
     TypeAdapter,
     WithJsonSchema,
-    model_validator,
 )
 
 from offload_contracts import Address, Fit, ImageFormat, MailPolicy, Template
@@ -27,8 +26,6 @@ from offload_contracts.reports import MAX_ROWS
 MAX_DELAY_SECONDS = 2_592_000
 # The smallest and largest thumbnails that make sense as such.
 ThumbnailSide = Annotated[int, Field(ge=16, le=1024)]
-# Formats that hold all frames of an animation.
-ANIMATED = frozenset({ImageFormat.GIF, ImageFormat.WEBP, ImageFormat.PNG})
 
 _CONTROL = "\x00-\x1f\x7f-\x9f\u2028\u2029"
 
@@ -83,7 +80,7 @@ class ImageRequest(_Request):
     )
     animated: bool = Field(
         default=False,
-        description="Keep all frames of an animation, as GIF, WebP or PNG; else the first frame is taken.",
+        description="Keep all frames of an animation, as GIF, WebP or PNG; in another format it fails.",
     )
     thumbnail: ThumbnailSide | None = Field(
         default=None, description="Also make a thumbnail of the whole upload, with this longest side."
@@ -97,13 +94,6 @@ class ImageRequest(_Request):
         default=MailPolicy.AT_LEAST_ONCE, description="What to do when the outcome of that mail is unknown."
     )
     user_id: UserId | None = _USER_ID
-
-    @model_validator(mode="after")
-    def _animation_needs_a_format_for_it(self) -> Self:
-        if self.animated and self.format is not None and self.format not in ANIMATED:
-            message = f"animated cannot be kept in {self.format.value}; use gif, webp or png"
-            raise ValueError(message)
-        return self
 
 
 # -- mail

@@ -22,6 +22,7 @@ from offload_contracts import (
     RESIZE_IMAGE,
     SEND_MAIL,
     THUMBNAIL_IMAGE,
+    ImageFormat,
     Notify,
     RenderReport,
     ResizeImage,
@@ -69,19 +70,14 @@ _IMAGE = {
                     "type": "object",
                     "properties": {"file": _FILE} | {one["name"]: one["schema"] for one in _OPTIONS},
                     "required": ["file"],
-                }
+                    "additionalProperties": False,
+                },
+                "encoding": {"file": {"contentType": ", ".join(f"image/{one.value}" for one in ImageFormat)}},
             },
         },
     },
     "parameters": [
         *_OPTIONS,
-        {
-            "name": NOTIFY_HEADER,
-            "in": "header",
-            "required": False,
-            "schema": openapi.inline_schema(ImageRequest)["properties"]["notify"]["anyOf"][0],
-            "description": "The same as `notify`, and counts more; no address stands in a URL.",
-        },
         openapi.IDEMPOTENCY_KEY,
     ],
 }

@@ -64,7 +64,7 @@ def identify(data: bytes) -> Source:
 
     name = image_format(data[:HEAD_BYTES])
     if name is None:
-        raise PermanentError("image.not_an_image", "the file is not an image of a format that we know")
+        raise PermanentError("image.not_an_image", "the file is not an image of a format that we read")
     if name not in FORMATS:
         raise PermanentError("image.format_unsupported", f"{name.upper()} images are not supported here")
     readers = {
