@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 
 # uv from PATH when it runs here, else one of our own from PyPI.
-UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CURDIR)/.uv/bin/uv)
 PYTHON_FOR_UV ?= python3
 # What setup has installed comes first; uv itself would look for another Python than the one that setup has found.
-RUN := env PATH="$(CURDIR)/.venv/bin:$(PATH)" VIRTUAL_ENV="$(CURDIR)/.venv"
+RUN := env UV="$(UV)" PATH="$(CURDIR)/.venv/bin:$(PATH)" VIRTUAL_ENV="$(CURDIR)/.venv"
 
 NO_PYTHON := Offload needs Python 3.12 or newer: none is installed here, and uv could not download one. Install it \
 (apt-get install python3, brew install python, or your company's mirror in UV_PYTHON_INSTALL_MIRROR) and run make again.
@@ -16,11 +16,11 @@ NO_PYTHON := Offload needs Python 3.12 or newer: none is installed here, and uv 
 help: ## Print every target with a line of help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.uv/bin/uv:
+$(CURDIR)/.uv/bin/uv:
 	@$(PYTHON_FOR_UV) -m venv .uv
 	@.uv/bin/pip install --quiet --disable-pip-version-check uv
 
-setup: $(filter .uv/bin/uv,$(UV)) ## Install everything that is needed into .venv, with Python 3.13, or any from 3.12 on
+setup: $(filter $(CURDIR)/.uv/bin/uv,$(UV)) ## Install everything that is needed into .venv, with Python 3.13, or any from 3.12 on
 	@find="$(UV) python find --no-project --no-python-downloads"; \
 	python=$$(VIRTUAL_ENV= $$find --system 3.13 2>/dev/null || VIRTUAL_ENV= $$find --system '>=3.12' 2>/dev/null || true); \
 	if [ -z "$$python" ]; then \

@@ -92,7 +92,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("helm", ["helm", "helm3"])
 @pytest.mark.parametrize(
     ("memory", "concurrency", "expected"),
     [("4608Mi", 2, 2080 * 2**20), ("1Gi", 2, 288 * 2**20), ("2G", 1, 2_000_000_000 - 320 * 2**20)],
@@ -104,6 +103,7 @@ def test_the_memory_of_an_image_is_what_the_pods_limit_leaves(memory, concurrenc
     assert environment["OFFLOAD_IMAGE_MEMORY_LIMIT_BYTES"] == str(expected)
 
 
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
 @pytest.mark.parametrize("values", REFUSED)
 def test_values_that_cannot_work_are_refused_with_key_and_remedy(values, helm):
     said = render("--set", values, check=False, helm=helm)
@@ -159,7 +159,8 @@ def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():
         container = one("Deployment", name)["spec"]["template"]["spec"]["containers"][0]
         served += next(env["value"] for env in container["env"] if env["name"] == "OFFLOAD_QUEUES").split()
     assert sorted(served) == sorted(Queue)
-    fleet = ("--set", "workers.thumbnails.queues={images},workers.thumbnails.concurrency=8,keda.enabled=true", *KEDA)
+    values = "workers.thumbnails.queues={images},workers.thumbnails.concurrency=8,keda.enabled=true"
+    fleet = ("--set", f"{values},workers.thumbnails.resources.limits.memory=4Gi", *KEDA)
     scaled = one("ScaledObject", "worker-thumbnails", *fleet)
     assert scaled["spec"]["triggers"][0]["metadata"]["listLength"] == "8"
     for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
