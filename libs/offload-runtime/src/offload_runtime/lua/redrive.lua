@@ -33,7 +33,6 @@ for later = n + 1, tonumber(record[2]) do
   redis.call('HDEL', key, later .. ':state', later .. ':error', later .. ':ended_at')
 end
 -- Alive again: nothing of it expires before it ends again.
-redis.call('DEL', ended_key(prefix, task_id))
 redis.call('PERSIST', key)
 redis.call('PERSIST', prefix .. 'events:' .. task_id)
 if record[6] then
