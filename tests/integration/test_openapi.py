@@ -108,13 +108,13 @@ def test_a_generated_client_works(offload, tmp_path, monkeypatch):
     )
     assert made.returncode == 0, made.stdout + made.stderr
     monkeypatch.syspath_prepend(str(tmp_path))
-    client = importlib.import_module("made_client").Client(base_url=offload.url)
     tasks = Path(tmp_path / "made_client" / "api" / "tasks")
     names = {file.stem.partition("_v1_")[0]: file.stem for file in tasks.glob("*.py")}
     post = importlib.import_module(f"made_client.api.tasks.{names['post_report']}")
     show = importlib.import_module(f"made_client.api.tasks.{names['get_task']}")
     models = importlib.import_module("made_client.models")
     body = next(getattr(models, name) for name in dir(models) if name.endswith("ReportRequest"))
-    accepted = post.sync(client=client, body=body(rows=3, title="Generated"))
-    task = until(lambda: show.sync(accepted.task_id, client=client), "the task")
-    assert (task.task_id, task.state, task.kind) == (accepted.task_id, "PENDING", "report")
+    with importlib.import_module("made_client").Client(base_url=offload.url) as client:
+        accepted = post.sync(client=client, body=body(rows=3, title="Generated"))
+        task = until(lambda: show.sync(accepted.task_id, client=client), "the task")
+        assert (task.task_id, task.state, task.kind) == (accepted.task_id, "PENDING", "report")
