@@ -139,13 +139,7 @@ class RecordBackend(BaseBackend):
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         """Return what Celery's own ``AsyncResult`` asks for."""
         step = keys.step_of(task_id)
-        found = patiently(
-            lambda: records.decode(
-                step.task_id, self.client.hgetall(keys.record(self.settings.key_prefix, step.task_id))
-            ),
-            f"read {task_id}",
-            give_up=worker.is_stopping,
-        )
+        found = self._record(step.task_id)
         if found is None:
             return {"status": "PENDING", "result": None}
         own = found.steps[step.number - 1]
@@ -172,11 +166,7 @@ class RecordBackend(BaseBackend):
         """
         step = keys.step_of(celery_id)
         prefix = self.settings.key_prefix
-        record = patiently(
-            lambda: records.decode(step.task_id, self.client.hgetall(keys.record(prefix, step.task_id))),
-            f"read {step.task_id}",
-            give_up=worker.is_stopping,
-        )
+        record = self._record(step.task_id)
         notice: list[Argument] = []
         if state == "FAILURE" and record is not None and step.number <= len(record.steps):
             name = record.steps[step.number - 1].name
@@ -217,16 +207,19 @@ class RecordBackend(BaseBackend):
         keep_ms = self.settings.dead_letter_retention_seconds * 1000
         self.fail(str(celery_id), error, attempt, last, keep_ms=keep_ms)
 
+    def _record(self, task_id: str) -> records.Record | None:
+        """Return a task's record, or None. Waits for Redis."""
+        key = keys.record(self.settings.key_prefix, task_id)
+        return patiently(
+            lambda: records.decode(task_id, self.client.hgetall(key)),
+            f"read {task_id}",
+            give_up=worker.is_stopping,
+        )
+
     def _last_error(self, celery_id: str, code: str) -> dict[str, Any] | None:
         """Return the error of a step that was given up after its last retry: it says more than its code."""
         step = keys.step_of(celery_id)
-        record = patiently(
-            lambda: records.decode(
-                step.task_id, self.client.hgetall(keys.record(self.settings.key_prefix, step.task_id))
-            ),
-            f"read {step.task_id}",
-            give_up=worker.is_stopping,
-        )
+        record = self._record(step.task_id)
         if record is None or step.number > len(record.steps):
             return None
         error = record.steps[step.number - 1].error
