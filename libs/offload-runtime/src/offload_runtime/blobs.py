@@ -199,8 +199,10 @@ class BlobStore:
             raise BlobError(f"{key} cannot be looked at") from error
         return found["size"]
 
-    async def read(self, key: str, part: tuple[int, int] | None = None) -> AsyncIterator[bytes]:
-        """Return a blob's chunks; of `part` alone where it is given (its first byte, and the one behind its last).
+    async def read(self, key: str, part: tuple[int, int] | None = None) -> tuple[int, AsyncIterator[bytes]]:
+        """Return a blob's full size, and its chunks.
+
+        `part` asks for a part of it alone: its first byte, and the byte after its last.
 
         Raises:
             BlobNotFoundError: when there is none of this key.
@@ -217,7 +219,7 @@ class BlobStore:
             async for chunk in found.stream(min_chunk_size=64 * 1024):
                 yield bytes(chunk)
 
-        return chunks()
+        return found.meta["size"], chunks()
 
     async def ping(self) -> None:
         """Ask the store for anything at all.

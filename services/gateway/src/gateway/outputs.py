@@ -43,26 +43,35 @@ async def respond(request: Request, store: BlobStore, task_id: str, match: re.Ma
     key = f"{blobs.OUTPUTS}{task_id}/{name}"
     # Named by content: the bytes under a name never change, and its digest is its tag.
     tag = f'"{match["sha256"]}"'
-    size = await store.size(key)
     headers = {
         "ETag": tag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=86400, immutable",
         "X-Content-Type-Options": "nosniff",
     }
-    if _matches(request.headers.get("if-none-match"), tag):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    headers["Content-Disposition"] = f'inline; filename="{name}"'
+    is_unchanged = _matches(request.headers.get("if-none-match"), tag)
+    is_head = IS_HEAD in request.scope
     media_type = MEDIA_TYPES[match["extension"]]
-    if IS_HEAD in request.scope:
+    disposition = {"Content-Disposition": f'inline; filename="{name}"'}
+    if not (is_unchanged or is_head or "range" in request.headers):
+        # What nearly every client asks for: one request to the store.
+        size, chunks = await store.read(key)
+        headers |= disposition | {"Content-Length": str(size)}
+        return StreamingResponse(chunks, media_type=media_type, headers=headers)
+    size = await store.size(key)
+    if is_unchanged:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    headers |= disposition
+    if is_head:
         return Response(headers=headers | {"Content-Length": str(size)}, media_type=media_type)
     part = _part(request, tag, size)
     if part is None:
+        _, chunks = await store.read(key)
         headers["Content-Length"] = str(size)
-        return StreamingResponse(await store.read(key), media_type=media_type, headers=headers)
+        return StreamingResponse(chunks, media_type=media_type, headers=headers)
     start, end = part
     headers |= {"Content-Length": str(end - start), "Content-Range": f"bytes {start}-{end - 1}/{size}"}
-    chunks = await store.read(key, part)
+    _, chunks = await store.read(key, part)
     return StreamingResponse(chunks, HTTPStatus.PARTIAL_CONTENT, headers, media_type)
 
 
