@@ -57,6 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _request_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _field_bytes = 0
     _is_in_head = True
     _has_ended = False
     _refusal: Problem | None = None
@@ -81,6 +82,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._is_in_head, self._field_bytes = True, 0
         self._wait_for_head()
+        # Of requests that come before the answer to the one before them, the newest counts.
+        self._stop(self._request_timer)
         self._request_timer = self.loop.call_later(self.request_timeout_seconds, self.transport.abort)
 
     def on_url(self, url: bytes) -> None:
@@ -154,7 +157,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         body = json.dumps(problem.body()).encode()
-        lines = [STATUS_LINE[problem.status], *(name + b": " + value + b"\r\n" for name, value in self._defaults())]
+        defaults = self.server_state.default_headers
+        lines = [STATUS_LINE[problem.status], *(name + b": " + value + b"\r\n" for name, value in defaults)]
         lines += [
             f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode(),
             body,
@@ -162,9 +166,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join(lines))
         self.cycle = None  # type: ignore[assignment]  # nothing runs for what was refused
         self.end()
-
-    def _defaults(self) -> list[tuple[bytes, bytes]]:
-        return self.server_state.default_headers
 
     def _stop_parsing(self, problem: Problem) -> None:
         self._refusal = problem
