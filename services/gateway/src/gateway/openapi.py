@@ -31,7 +31,6 @@ _DESCRIPTIONS = {
     401: "There is no API key, or it is not known or has expired.",
     403: "The API key lacks the scope.",
     404: "There is no such thing, or it is another key's.",
-    405: "The path has other methods.",
     408: "The body came too slowly.",
     409: "The state does not allow it.",
     410: "The file has been deleted, or its link has expired.",
@@ -42,7 +41,7 @@ _DESCRIPTIONS = {
     429: "The key posts too fast, or the queue is full. Send it again after `Retry-After` seconds.",
     503: "Offload cannot do it for now. Send it again after `Retry-After` seconds.",
 }
-_RETRIED = {"429", "503"}
+_RETRIED = {429, 503}
 # What any request may be answered, whatever its route.
 _ALWAYS = (400, 503)
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
@@ -79,7 +78,7 @@ def _problem(status: int) -> dict[str, Any]:
         "description": _DESCRIPTIONS[status],
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMAS}{Problem.__name__}"}}},
     }
-    return found | ({"headers": _RETRY_AFTER} if str(status) in _RETRIED else {})
+    return found | ({"headers": _RETRY_AFTER} if status in _RETRIED else {})
 
 
 def json_request(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
