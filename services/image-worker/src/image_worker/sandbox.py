@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import logging
 import os
@@ -107,11 +108,10 @@ class Sandbox:
             "fit": fit.value,
             "target": target and target.value,
             "animated": animated,
-            "limits": [self._limits.pixels, self._limits.side_pixels, self._limits.frames, self._limits.memory_bytes],
+            "limits": dataclasses.astuple(self._limits),
         }
         if self._process is None or self._process.poll() is not None:
-            self.stop()
-            self.start()
+            self._replace()
         try:
             answer, made = self._ask(options, data)
         except (OSError, EOFError):
@@ -121,13 +121,16 @@ class Sandbox:
             self.stop()
             raise
         if answer["is_last"]:
-            self.stop()
-            self.start()
+            self._replace()
         if "code" in answer:
             if "traceback" in answer:
                 logger.warning("an image failed as %s: %s", answer["code"], answer["traceback"])
             raise PermanentError(answer["code"], answer["message"])
         return Rendered(made, ImageFormat(answer["format"]), answer["width"], answer["height"])
+
+    def _replace(self) -> None:
+        self.stop()
+        self.start()
 
     def _ask(self, options: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         process = self._process
@@ -140,8 +143,7 @@ class Sandbox:
         """Return what the end of the process means for its image."""
         process = self._process
         code = process.wait() if process is not None else 0
-        self.stop()
-        self.start()
+        self._replace()
         logger.error("the image process ended with %d", code)
         if code in {-signal.SIGKILL, -signal.SIGTERM}:
             return TemporaryError("image.interrupted", "the process that worked on the image was killed")

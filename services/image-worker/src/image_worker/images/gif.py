@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 from image_worker.images.errors import broken, decoding, truncated
-from image_worker.images.sources import Frame, Source
+from image_worker.images.sources import Frame, Source, pixels_of
 from offload_contracts import ImageFormat
 
 if TYPE_CHECKING:
@@ -191,6 +191,4 @@ def _decode(picture: _Picture) -> Image.Image:
         )
     )
     with decoding():
-        image = GifImageFile(io.BytesIO(content))
-        image.load()
-        return Image.Image._new(image, image.im)  # noqa: SLF001 -- the pixels without their file
+        return pixels_of(GifImageFile(io.BytesIO(content)))

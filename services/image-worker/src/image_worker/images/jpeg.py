@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 from functools import partial
-from typing import TYPE_CHECKING
 
 import simplejpeg
 from PIL import Image
@@ -18,11 +17,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from image_worker.images.errors import decoding
 from image_worker.images.geometry import orientation_of
-from image_worker.images.sources import Frame, Source
+from image_worker.images.sources import Source
 from offload_contracts import ImageFormat
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _END = b"\xff\xd9"
 # libjpeg's warnings that leave every pixel in its place.
@@ -45,7 +41,6 @@ def read(data: bytes) -> Source:
         size,
         has_alpha=False,
         still=partial(_decode, data, size, mode),
-        frames=partial(_frames, data, size, mode),
         decoded_size=partial(_decoded_size, size),
         orientation=orientation_of(header.info.get("exif")),
         profile=header.info.get("icc_profile"),
@@ -58,10 +53,6 @@ def _decoded_size(size: tuple[int, int], wanted: tuple[float, float]) -> tuple[i
         if scaled[0] >= wanted[0] * DRAFT_MARGIN and scaled[1] >= wanted[1] * DRAFT_MARGIN:
             return scaled
     return size
-
-
-def _frames(data: bytes, size: tuple[int, int], mode: str) -> Iterator[Frame]:
-    yield Frame(_decode(data, size, mode, size), 0)
 
 
 def _decode(data: bytes, size: tuple[int, int], mode: str, wanted: tuple[float, float]) -> Image.Image:

@@ -12,7 +12,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from image_worker.images.errors import decoding
 from image_worker.images.geometry import orientation_of
-from image_worker.images.sources import Frame, Source
+from image_worker.images.sources import Frame, Source, pixels_of
 from offload_contracts import ImageFormat
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def _read(data: bytes, name: ImageFormat, plugin: Callable[[io.BytesIO], ImageFi
 
 def _decode(data: bytes, plugin: Callable[[io.BytesIO], ImageFile], _: tuple[float, float]) -> Image.Image:
     with decoding():
-        image = plugin(io.BytesIO(data))
-        image.load()
-        return Image.Image._new(image, image.im)  # noqa: SLF001 -- the pixels without their decoder
+        return pixels_of(plugin(io.BytesIO(data)))
 
 
 def _frames(data: bytes, plugin: Callable[[io.BytesIO], ImageFile]) -> Iterator[Frame]:

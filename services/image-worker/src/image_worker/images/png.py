@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from image_worker.images.errors import broken, decoding
 from image_worker.images.geometry import orientation_of
-from image_worker.images.sources import Frame, Source
+from image_worker.images.sources import Frame, Source, pixels_of
 from offload_contracts import ImageFormat
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ class _Chunks:
     """A PNG's chunks, sorted."""
 
     pixels: list[bytes] = field(default_factory=lambda: [_SIGNATURE])
-    width: int = 0
-    height: int = 0
     depth: int = 8
     colour_type: int = _RGB
     transparent: bytes | None = None
@@ -102,7 +100,7 @@ def _sorted(data: bytes) -> _Chunks:
 
 def _note(chunks: _Chunks, kind: bytes, content: bytes) -> None:
     if kind == b"IHDR" and len(content) == 13:  # noqa: PLR2004 -- PNG 1.2, section 11.2.2
-        chunks.width, chunks.height, chunks.depth, chunks.colour_type = struct.unpack_from(">IIBB", content)
+        chunks.depth, chunks.colour_type = content[8], content[9]
     elif kind == b"tRNS":
         chunks.transparent = content
     elif kind == b"eXIf":
@@ -132,9 +130,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def _decode(content: bytes, chunks: _Chunks, _: tuple[float, float]) -> Image.Image:
     _refuse_damage(chunks)
     with decoding():
-        image = PngImageFile(io.BytesIO(content))
-        image.load()
-        return _with_alpha(Image.Image._new(image, image.im), chunks)  # noqa: SLF001 -- the pixels without their file
+        return _with_alpha(pixels_of(PngImageFile(io.BytesIO(content))), chunks)
 
 
 def _frames(content: bytes, chunks: _Chunks, extra: int) -> Iterator[Frame]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PIL import features
+from PIL import Image, features
 
 from offload_contracts import ImageFormat
 from offload_contracts.signatures import HEAD_BYTES, image_format
@@ -14,7 +14,7 @@ from offload_runtime.errors import PermanentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 FORMATS = frozenset({*ImageFormat} - (set() if features.check("avif") else {ImageFormat.AVIF}))
 
@@ -33,13 +33,14 @@ class Source:
 
     format: ImageFormat
     size: tuple[int, int]
-    # Bytes that one pixel takes while it is decoded, and whether it may be transparent: see `memory`.
+    # Whether it may be transparent somewhere: that takes more memory.
     has_alpha: bool
     # Returns the picture, in any size from this one up: a JPEG is decoded smaller where that loses nothing.
     still: Callable[[tuple[float, float]], Image.Image]
-    frames: Callable[[], Iterator[Frame]]
     # The size in which `still` decodes for a size that is asked for.
     decoded_size: Callable[[tuple[float, float]], tuple[int, int]]
+    # Yields an animation's pictures; of a format without animations it is never asked.
+    frames: Callable[[], Iterator[Frame]] = lambda: iter(())
     frame_count: int = 1
     # How often an animation is shown in all; 0: for ever.
     plays: int = 0
@@ -51,6 +52,12 @@ class Source:
     def is_animated(self) -> bool:
         """Whether there is more than one picture to show."""
         return self.frame_count > 1
+
+
+def pixels_of(file: ImageFile) -> Image.Image:
+    """Return the picture of an opened file, without the file and the decoder that it came by."""
+    file.load()
+    return Image.Image._new(file, file.im)  # noqa: SLF001 -- Pillow's own copies are made by it
 
 
 def identify(data: bytes) -> Source:
