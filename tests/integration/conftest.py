@@ -17,6 +17,7 @@ from devstack.waiting import until
 from offload_runtime import keys, records
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
@@ -139,6 +140,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Of
     yield make
     for stack in made:
         stack.stop()
+
+
+def received_until_closed(connection: socket.socket) -> bytes:
+    """All that comes before the server closes a connection, or resets it."""
+    received = b""
+    try:
+        while piece := connection.recv(65_536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
 
 
 def photo(width: int = 160, height: int = 120, colour: str = "teal") -> bytes:

@@ -18,7 +18,7 @@ from devstack.waiting import until
 from gateway import auth
 from gateway.protocol import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 
-from .conftest import FAST, JPEG, Offload, photo
+from .conftest import FAST, JPEG, Offload, photo, received_until_closed
 
 SHORT = {
     "OFFLOAD_HEADER_TIMEOUT_SECONDS": "4",
@@ -48,13 +48,7 @@ def send(port: int, *pieces: bytes, pause: float = 0.0, shut: bool = False) -> b
                 connection.shutdown(socket.SHUT_WR)
         except (BrokenPipeError, ConnectionResetError):
             pass  # answered before all was sent
-        received = b""
-        try:
-            while piece := connection.recv(65_536):
-                received += piece
-        except ConnectionResetError:
-            pass
-        return received
+        return received_until_closed(connection)
 
 
 def status_of(answer: bytes) -> int:
@@ -231,7 +225,6 @@ def test_a_refused_request_ends_its_connection_without_its_body(offload, more):
     )
     with socket.create_connection(("127.0.0.1", offload.port), timeout=20) as connection:
         connection.sendall(head + b"x")
-        received = b""
         stopped = threading.Event()
 
         def dribble() -> None:
@@ -243,11 +236,7 @@ def test_a_refused_request_ends_its_connection_without_its_body(offload, more):
 
         dribbler = threading.Thread(target=dribble)
         dribbler.start()
-        try:
-            while piece := connection.recv(65_536):
-                received += piece
-        except ConnectionResetError:
-            pass
+        received = received_until_closed(connection)
         until(stopped.is_set, "the client that dribbles to be cut off")
         dribbler.join()
     assert problem_of(received) == (401, "auth.missing")

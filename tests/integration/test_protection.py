@@ -14,7 +14,7 @@ from devstack.servers import RedisServer
 from devstack.waiting import until
 from gateway import auth
 
-from .conftest import JPEG, photo
+from .conftest import JPEG, photo, received_until_closed
 
 
 def keyed(offload, *names: str, **settings: str) -> dict[str, dict[str, str]]:
@@ -175,12 +175,7 @@ def test_slow_clients_are_let_go_and_others_are_served_meanwhile(offload, start,
     connections = [slow(offload, start) for _ in range(200)]
     assert {one.status_code for one in post_all(offload, [{}] * 50)} == {202}
     for connection in connections:
-        received = b""
-        try:
-            while piece := connection.recv(65_536):
-                received += piece
-        except ConnectionResetError:
-            pass
+        received = received_until_closed(connection)
         assert answer in received.partition(b"\r\n")[0]
         assert received or not answer
         if answer:
