@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     key = commands.add_parser("new-key", help="make an API key: printed once, kept only as its digest")
     key.add_argument("name", help="whose it is")
     key.add_argument("--scope", action="append", choices=sorted(auth.SCOPES), help="default: tasks")
-    key.add_argument("--expires", help="when it ends: a date or a time (RFC 3339); default: never")
+    key.add_argument("--expires", help="expiry as a date or an RFC 3339 time; default: never")
     trial = commands.add_parser("smoke", help="post a photo, follow it to the mail about it, and fail if it fails")
     trial.add_argument("--url", required=True, help="the gateway; its API key is read from OFFLOAD_API_KEY")
     trial.add_argument("--mailpit", help="where the mail is looked for; without it: the mail server's yes is the end")

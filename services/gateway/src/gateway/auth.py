@@ -164,10 +164,10 @@ def _parse(line: str) -> tuple[str, Caller]:
         raise SettingsError("an API key must be given as name:sha256[:scope,scope[:expiry]]")
     name = match["name"]
     if name in RESERVED_NAMES:
-        raise SettingsError(f"an API key cannot have the name {name}: Offload's own tasks have it")
+        raise SettingsError(f"an API key cannot be named {name}: the name is reserved")
     scopes = frozenset((match["scopes"] or TASKS).split(","))
     if not scopes <= SCOPES:
-        raise SettingsError(f"the API key {name} has a scope that there is not: {sorted(scopes - SCOPES)}")
+        raise SettingsError(f"the API key {name} has an unknown scope: {sorted(scopes - SCOPES)}")
     return match["digest"], Caller(name, scopes, _expiry(name, match["expires"]))
 
 
@@ -177,6 +177,6 @@ def _expiry(name: str, text: str | None) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise SettingsError(f"the API key {name} has an expiry that is no date: {text}") from None
+        raise SettingsError(f"the API key {name} has an invalid expiry: {text}") from None
     # A date, or a time without a zone, is meant in UTC.
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

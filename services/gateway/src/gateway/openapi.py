@@ -22,7 +22,7 @@ _SECURITY_SCHEMES = {
         "type": "apiKey",
         "in": "header",
         "name": "X-API-Key",
-        "description": "The same in a header of its own.",
+        "description": "The same API key in its own header.",
     },
 }
 SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
@@ -30,16 +30,16 @@ _DESCRIPTIONS = {
     400: "The request is malformed.",
     401: "There is no API key, or it is not known or has expired.",
     403: "The API key lacks the scope.",
-    404: "There is no such thing, or it is another key's.",
-    408: "The body came too slowly.",
-    409: "The state does not allow it.",
+    404: "The resource does not exist, or belongs to another API key.",
+    408: "The body arrived too slowly.",
+    409: "The current state does not allow the operation.",
     410: "The file has been deleted, or its link has expired.",
     413: "The body is too large.",
-    415: "The body is of a media type, an image format or an encoding that is not taken.",
-    416: "The range is not within the file.",
-    422: "A field is wrong, or the Idempotency-Key was used for another request.",
-    429: "The key posts too fast, or the queue is full. Send it again after `Retry-After` seconds.",
-    503: "Offload cannot do it for now. Send it again after `Retry-After` seconds.",
+    415: "The media type, image format or content encoding is not supported.",
+    416: "The range is outside the file.",
+    422: "A field is invalid, or the Idempotency-Key was used for another request.",
+    429: "The API key exceeds its rate, or the queue is full. Retry after `Retry-After` seconds.",
+    503: "Offload is temporarily unavailable. Retry after `Retry-After` seconds.",
 }
 _RETRIED = {429, 503}
 # What any request may be answered, whatever its route.
@@ -56,7 +56,8 @@ IDEMPOTENCY_KEY = {
         "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
         "pattern": "^[\\x20-\\x7e]+$",
     },
-    "description": "The same key and request give the same task, for a day at least; another request gets 422.",
+    "description": "Repeating a request with the same key returns the same task, for at least a day. A different "
+    "request gets 422.",
 }
 # Headers that an accepted task's answer has.
 ACCEPTED_HEADERS = {

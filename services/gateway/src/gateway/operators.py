@@ -71,8 +71,10 @@ class RedriveQueue(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     queue: Queue
-    reason: str | None = Field(default=None, description="Only those that died of this.")
-    limit: Annotated[int, Field(ge=1, le=MOST), INTEGRAL] = Field(default=100, description="So many at most.")
+    reason: str | None = Field(default=None, description="Only dead letters with this reason.")
+    limit: Annotated[int, Field(ge=1, le=MOST), INTEGRAL] = Field(
+        default=100, description="Maximum number of dead letters."
+    )
 
 
 Redrive = RedriveThese | RedriveQueue

@@ -28,15 +28,15 @@ LINGER_SECONDS = 2.0
 _TOO_MANY = Problem(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "request.headers_too_large",
-    f"a request may have {MAX_HEADERS} headers and {MAX_HEADER_BYTES:,} bytes of them",
+    f"a request may have at most {MAX_HEADERS} headers and {MAX_HEADER_BYTES:,} bytes of headers",
 )
 _TOO_LONG = Problem(
     HTTPStatus.REQUEST_URI_TOO_LONG,
     "request.target_too_long",
-    f"path and query may have {MAX_TARGET_BYTES:,} bytes",
+    f"path and query may have at most {MAX_TARGET_BYTES:,} bytes",
 )
-_HOST = Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "a request has exactly one Host header")
-_UNREADABLE = Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "this is not an HTTP/1.1 request")
+_HOST = Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "a request must have exactly one Host header")
+_UNREADABLE = Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "the request is not valid HTTP/1.1")
 
 
 class _RefusedError(Exception):

@@ -60,7 +60,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     delay_seconds: float = Field(
-        default=0, ge=0, le=MAX_DELAY_SECONDS, description="Start so much later, 30 days at most."
+        default=0, ge=0, le=MAX_DELAY_SECONDS, description="Delay before the task may start; at most 30 days."
     )
 
 
@@ -71,24 +71,25 @@ class ImageRequest(_Request):
     height: Side | None = Field(default=None, description="Pixels; without it, in proportion to the width.")
     fit: Fit = Field(
         default=Fit.CONTAIN,
-        description="`contain` keeps all of it and never enlarges; `cover` fills the box and cuts; `fill` stretches.",
+        description="`contain` fits the full image and never enlarges; `cover` fills the box and crops; `fill` "
+        "stretches.",
     )
     format: ImageFormat | None = Field(
         default=None,
-        description="Format of the result; the upload's own by default. `jpg` is `jpeg`.",
+        description="Output format; defaults to the upload's. `jpg` is an alias of `jpeg`.",
         json_schema_extra={"enum": [*(one.value for one in ImageFormat), "jpg"]},
     )
     animated: bool = Field(
         default=False,
-        description="Keep all frames of an animation, as GIF, WebP or PNG; in another format it fails.",
+        description="Keep all frames of an animation. The output must be GIF, WebP or PNG, or the task fails.",
     )
     thumbnail: ThumbnailSide | None = Field(
-        default=None, description="Also make a thumbnail of the whole upload, with this longest side."
+        default=None, description="Also make a thumbnail of the full upload; the length of its longest side."
     )
     notify: Address | None = Field(
         default=None,
-        description="Mail this address when it is done, or has failed. The header `Offload-Notify` does the same, and "
-        "appears in no log of a proxy.",
+        description="E-mail this address when the task has succeeded or failed. The header `Offload-Notify` does the "
+        "same and keeps the address out of proxies' access logs.",
     )
     notify_policy: MailPolicy = Field(
         default=MailPolicy.AT_LEAST_ONCE, description="What to do when the outcome of that mail is unknown."
@@ -175,9 +176,9 @@ class DailyReportContext(_Context):
 
 class _Email(_Request):
     to: _To = Field(
-        description="One address, or up to 50. They see each other in the mail, unless `individually` is true."
+        description="One address, or up to 50. Recipients see each other's addresses unless `individually` is true."
     )
-    individually: bool = Field(default=False, description="Send a message of its own to each recipient.")
+    individually: bool = Field(default=False, description="Send a separate message to each recipient.")
     policy: MailPolicy = Field(
         default=MailPolicy.AT_LEAST_ONCE, description="What to do when the outcome of the mail is unknown."
     )
@@ -243,7 +244,7 @@ class ReportRequest(_Request):
 
     rows: Annotated[int, Field(ge=1, le=MAX_ROWS), INTEGRAL] = Field(description="Number of rows of the table.")
     title: Line = "Report"
-    notify: Address | None = Field(default=None, description="Mail this address when it has failed.")
+    notify: Address | None = Field(default=None, description="E-mail this address when the task has failed.")
     user_id: UserId | None = _USER_ID
 
 

@@ -18,11 +18,11 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     host: str = Field(default="0.0.0.0", description="The address to listen on.")  # noqa: S104 -- a pod's own
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=8080, description="The port to listen on.")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="`name:sha256[:scope,…[:expiry]]` of each API key, divided by spaces or lines."
+        default=(), description="API keys as `name:sha256[:scope,…[:expiry]]`, separated by spaces or newlines."
     )
     api_keys_file: str | None = Field(
         default=None,
-        description="The same in a file, a key a line; # begins a comment. A change is seen within two seconds.",
+        description="File with one API key per line; `#` starts a comment. Changes take effect within two seconds.",
     )
     development_mode: bool = Field(
         default=False, description="Serve without API keys. Never where others can reach it."
@@ -31,14 +31,14 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     body_limit_bytes: Count = Field(default=1_000_000, description="The largest JSON body.")
     upload_memory_bytes: Count = Field(
         default=134_217_728,
-        description="Memory for all uploads being received (128 MiB); further uploads wait for theirs.",
+        description="Memory budget of all uploads in progress (128 MiB). Further uploads wait.",
     )
     upload_wait_seconds: Seconds = Field(
-        default=10, description="How long an upload waits for memory; then it gets 503 `upload.busy`."
+        default=10, description="How long an upload waits for memory before it is refused with 503 `upload.busy`."
     )
     queue_limit: Count = Field(default=10_000, description="Tasks waiting in a queue, above which posts get 429.")
     delayed_limit: Count = Field(
-        default=100_000, description="Delayed tasks of a queue, above which delayed posts get 429."
+        default=100_000, description="Maximum number of delayed tasks in a queue; further delayed posts get 429."
     )
     memory_limit_bytes: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Redis's memory where its `maxmemory` is 0; above 80 % posts get 503. 0: no limit."
@@ -53,13 +53,13 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     body_idle_seconds: Seconds = Field(default=10, description="How long a body may stand still; then it gets 408.")
     body_timeout_seconds: Seconds = Field(default=300, description="How long a body may take in all.")
     write_idle_seconds: Seconds = Field(
-        default=30, description="How long a client may take nothing of its answer; then the connection is closed."
+        default=30, description="Close the connection when the client reads none of the response for this long."
     )
     request_timeout_seconds: Seconds = Field(
-        default=900, description="A request and its answer in all; then the connection is closed."
+        default=900, description="Maximum total time of a request and its response; then the connection is closed."
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Origins whose pages may call the API from a browser, divided by spaces; `*`: all."
+        default=(), description="Origins allowed to call the API from a browser, separated by spaces; `*` allows all."
     )
     redis_timeout_seconds: Seconds = Field(
         default=0.9, description="One answer of Redis. An accept asks twice at most, so that a post ends within 2 s."

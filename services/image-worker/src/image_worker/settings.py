@@ -19,18 +19,22 @@ class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings, FleetSettings)
         default=2, description="Pool processes of the image worker: one per core; Pillow keeps a core busy."
     )
     image_max_pixels: Count = Field(
-        default=50_000_000, description="Pixels of an image, all frames together; and of its result."
+        default=50_000_000, description="Maximum pixels of an upload, all frames together, and of its result."
     )
-    image_max_side_pixels: Count = Field(default=16_384, description="Longest side of an image and of its result.")
+    image_max_side_pixels: Count = Field(
+        default=16_384, description="Maximum side length of an upload and of its result."
+    )
     image_max_frames: Count = Field(
-        default=10_000, description="Frames of an animation. The pixels of all frames are the limit that counts."
+        default=10_000,
+        description="Maximum frames of an animation. `OFFLOAD_IMAGE_MAX_PIXELS` limits all frames together.",
     )
     image_memory_limit_bytes: Annotated[int, Field(ge=134_217_728)] = Field(
         default=2_147_483_648,
-        description="Memory of the process that works on an image, one for each pool process (2 GiB): 50 million "
-        "pixels to any format. An image that needs more is refused as `image.too_large` before it is decoded.",
+        description="Memory limit of an image process, of which each pool process has one. The default of 2 GiB is "
+        "enough for 50 million pixels in any format. An image that needs more fails as `image.too_large` before it is "
+        "decoded.",
     )
     image_recycle_bytes: Count = Field(
         default=268_435_456,
-        description="That process is replaced after a job that left more than this in use (256 MiB).",
+        description="Replace an image process that still uses more memory than this after a job (256 MiB).",
     )

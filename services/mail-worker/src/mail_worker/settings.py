@@ -37,11 +37,11 @@ class SmtpSettings(BaseSettings):
         default=600, description="The reply to the final dot: ten minutes by RFC 5321, section 4.5.3.2.6."
     )
     smtp_session_timeout_seconds: Seconds = Field(
-        default=60, description="Connecting, greeting, TLS and login together, however slowly the server speaks."
+        default=60, description="Maximum total time of connecting, greeting, TLS and login."
     )
     mail_from: Address = Field(description="The sender's address.")
     mail_from_name: Annotated[str, Field(max_length=100, pattern="^[^\\x00-\\x1f\\x7f-\\x9f\u2028\u2029]*$")] = Field(
-        default="", description="The sender's name, shown beside the address."
+        default="", description="Display name of the sender."
     )
 
 
@@ -53,11 +53,11 @@ class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, F
     mail_concurrency: Count = Field(default=4, description="Threads of the mail worker: it mostly waits.")
     mail_retry_seconds: Annotated[tuple[Seconds, ...], NoDecode] = Field(
         default=(60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, *(43_200,) * 6),
-        description="The pauses before a mail is tried again, divided by spaces: at first often, then for four days "
-        "(RFC 5321, section 4.5.4.1). After the last of them it goes to the dead letters.",
+        description="Delays before each retry of a mail, separated by spaces. The default retries for 3.7 days "
+        "(RFC 5321, section 4.5.4.1). After the last retry the mail becomes a dead letter.",
     )
     health_timeout_seconds: Seconds = Field(
-        default=10, description="How long the health check waits for the mail server."
+        default=10, description="Maximum total time of the health check's SMTP session."
     )
     mail_deadline_seconds: Seconds = Field(
         default=900, description="A mail's step, all in all; past it the worker hands back and ends."
