@@ -75,10 +75,12 @@ def _offer(folder: Path, content: bytes, count: int, at_once: int, *, with_s3: b
             watcher = threading.Thread(target=watch)
             watcher.start()
             began = time.monotonic()
-            answers = asyncio.run(_post_all(stack.url, content, count, at_once))
+            try:
+                answers = asyncio.run(_post_all(stack.url, content, count, at_once))
+            finally:
+                stopped.set()
+                watcher.join()
             seconds = time.monotonic() - began
-            stopped.set()
-            watcher.join()
             s3_peak = f"{peaks['s3'] / 1e6:.0f}" if s3 else "-"
             return (
                 f"{before['gateway'] / 1e6:.0f} | {peaks['gateway'] / 1e6:.0f} | {s3_peak} | {answers[202]} of {count}"

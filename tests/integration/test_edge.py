@@ -252,6 +252,20 @@ def test_a_large_refused_upload_gets_its_answer_whole(served):
         assert problem_of(send(served.port, head, body)) == (415, "request.media_type")
 
 
+def test_a_slow_client_finds_its_refusal_too(served):
+    """It reads only after it has sent everything, as many clients do, and a slow network takes seconds for that."""
+    pieces, size = 40, 25_000
+    head = b"POST /v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % (
+        pieces * size
+    )
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(head)
+        for _ in range(pieces):
+            connection.sendall(b"x" * size)
+            time.sleep(0.1)  # not a wait: it is what makes the client slow
+        assert problem_of(received_until_closed(connection)) == (415, "request.media_type")
+
+
 def test_a_client_that_reads_nothing_is_let_go(offload):
     offload.gateway(SHORT)
     task_id, name = "0" * 8, f"resize-{'a' * 64}.jpg"

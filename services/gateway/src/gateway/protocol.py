@@ -22,8 +22,11 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_TARGET_BYTES = 8 * 1024
 # Apache's default.
 MAX_HEADERS = 100
-# How long a client that still sends may take to notice that it has been answered (RFC 9112, section 9.6).
-LINGER_SECONDS = 2.0
+# A client that still sends gets time to notice that it has been answered (RFC 9112, section 9.6): so long in all, as
+# nginx has it by default, and as long as it sends so many bytes in so many seconds. One that dribbles is cut off.
+LINGER_SECONDS = 30.0
+LINGER_PERIOD_SECONDS = 2.0
+LINGER_PERIOD_BYTES = 16 * 1024
 
 _TOO_MANY = Problem(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -56,8 +59,10 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _request_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _linger_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _field_bytes = 0
+    _lingering_bytes = 0
     _is_in_head = True
     _has_ended = False
     _refusal: Problem | None = None
@@ -70,6 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse, unless the connection has had its last answer: then what still comes is dropped."""
         if self._has_ended:
+            self._lingering_bytes += len(data)
             return
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -132,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting for anything."""
-        for timer in (self._head_timer, self._request_timer, self._write_timer):
+        for timer in (self._head_timer, self._request_timer, self._write_timer, self._linger_timer):
             self._stop(timer)
         super().connection_lost(exc)
 
@@ -150,6 +156,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self._request_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self._linger()
         else:
             self.transport.close()
 
@@ -170,6 +177,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def _stop_parsing(self, problem: Problem) -> None:
         self._refusal = problem
         raise _RefusedError(problem.code)
+
+    def _linger(self) -> None:
+        self._lingering_bytes = 0
+        self._linger_timer = self.loop.call_later(LINGER_PERIOD_SECONDS, self._linger_on)
+
+    def _linger_on(self) -> None:
+        if self._lingering_bytes < LINGER_PERIOD_BYTES:
+            self.transport.abort()
+        else:
+            self._linger()
 
     def _wait_for_head(self) -> None:
         if self._head_timer is None:
