@@ -161,6 +161,17 @@ def test_what_is_given_twice_elsewhere_is_refused(served):
     assert (address.status_code, address.json()["code"]) == (422, "request.invalid")
 
 
+@pytest.mark.parametrize("place", ["query", "field"])
+def test_what_counts_less_must_be_valid_too(served, place):
+    client, headers = served.client(), {"Offload-Notify": "ann@example.com"}
+    if place == "query":
+        answer = client.post("/v1/images?notify=ann", content=photo(), headers=headers | JPEG)
+    else:
+        files = {"file": ("a.jpg", photo(), "image/jpeg")}
+        answer = client.post("/v1/images", data={"notify": "ann"}, files=files, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "request.invalid")
+
+
 # -- headers and time
 
 

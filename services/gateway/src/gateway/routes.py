@@ -76,10 +76,7 @@ _IMAGE = {
             },
         },
     },
-    "parameters": [
-        *_OPTIONS,
-        openapi.IDEMPOTENCY_KEY,
-    ],
+    "parameters": [*_OPTIONS, openapi.IDEMPOTENCY_KEY],
 }
 
 
@@ -90,16 +87,17 @@ async def post_image(request: Request) -> Response:
     key = dispatch.idempotency_key(request.headers)
     parts.dispatcher.check(caller, key)
     upload = Upload(request, parts.settings.upload_limit_bytes)
-    given = _given(request)
+    query, headers = _in_query(request), _in_headers(request)
     # What can be seen to be wrong already is refused before the body is read.
-    _validated(ImageRequest, given)
+    _validated(ImageRequest, query)
+    _validated(ImageRequest, headers)
     memory = parts.store.write_memory_bytes(upload.expected_bytes) + CONNECTION_BYTES
     async with parts.intake.share(memory):
-        return await _accept_image(request, caller, key, upload, given)
+        return await _accept_image(request, caller, key, upload, query)
 
 
 async def _accept_image(
-    request: Request, caller: Caller, key: str | None, upload: Upload, given: dict[str, str]
+    request: Request, caller: Caller, key: str | None, upload: Upload, query: dict[str, str]
 ) -> Response:
     parts = _parts(request)
     task_id = dispatch.new_task_id()
@@ -107,7 +105,7 @@ async def _accept_image(
     stored = await _store(parts, source, upload)
     try:
         # A field of the form counts more than the query, and the header more than both.
-        options = _validated(ImageRequest, given | upload.fields | _in_headers(request))
+        options = _validated(ImageRequest, query | upload.fields).model_copy(update=_in_headers(request))
         resize = ResizeImage(
             source=source,
             width=options.width,
@@ -290,8 +288,8 @@ async def _post(
     return _answer(parts, accepted, kind)
 
 
-def _given(request: Request) -> dict[str, str]:
-    """Return the options that do not come in the body: the query, and the address in its header.
+def _in_query(request: Request) -> dict[str, str]:
+    """Return the options in the query.
 
     Raises:
         Problem: 422 ``request.invalid`` where one is given more than once.
@@ -301,10 +299,16 @@ def _given(request: Request) -> dict[str, str]:
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise problems.invalid_fields(dict.fromkeys(twice[: problems.MAX_ERRORS], "is given more than once"))
-    return dict(request.query_params) | _in_headers(request)
+    return dict(request.query_params)
 
 
 def _in_headers(request: Request) -> dict[str, str]:
+    """Return the option that has a header.
+
+    Raises:
+        Problem: 422 ``request.invalid`` where it is given more than once.
+
+    """
     given = request.headers.getlist(NOTIFY_HEADER)
     if len(given) > 1:
         raise problems.invalid_fields({NOTIFY_HEADER: "is given more than once"})
