@@ -383,6 +383,15 @@ def test_a_server_that_dribbles_is_left_in_time(raw):
         assert time.monotonic() - began < 20
 
 
+def test_a_health_check_that_hangs_takes_no_slot(offload, raw):
+    """One slot, and a mail server that dribbles: the next checks are taken, and find the first one still running."""
+    server = raw(dribble)
+    hanging = {"OFFLOAD_SMTP_PORT": str(server.port), "OFFLOAD_HEALTH_TIMEOUT_SECONDS": "60"}
+    worker = offload.worker("mail_worker", {"OFFLOAD_MAIL_CONCURRENCY": "1"} | hanging)
+    offload.service("beat", settings={"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1"})
+    until(lambda: "the previous check is still running" in worker.output(), "the next check to be taken")
+
+
 def test_each_cause_keeps_its_name(raw, tmp_path):
     plain = raw(without_starttls)
     certificate, key = self_signed(tmp_path, "127.0.0.1")

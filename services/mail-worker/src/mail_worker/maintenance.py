@@ -1,59 +1,23 @@
-"""Maintenance: the health check, the daily report's figures, and the clean-up."""
+"""Maintenance: the daily report's figures, and the clean-up."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics
-from redis.exceptions import RedisError
-
 from celery_leases import admin
 from offload_contracts import Queue
 from offload_runtime import blobs, keys
-from offload_runtime.errors import StepError
 from offload_runtime.records import TERMINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import redis
 
     from mail_worker.settings import MailWorkerSettings
-    from mail_worker.smtp import Sender
 
 logger = logging.getLogger(__name__)
-
-
-def check_health(
-    settings: MailWorkerSettings, client: redis.Redis, store: blobs.BlobStore, sender: Sender
-) -> dict[str, float | str]:
-    """Look at what Offload stands on. Returns milliseconds by name, or the error's name; logs one line."""
-    checks: dict[str, Callable[[], object]] = {
-        "redis": client.ping,
-        "blob": lambda: store.exists("ping"),
-        "smtp": lambda: sender.check(settings.health_timeout_seconds),
-    }
-    figures: dict[str, float | str] = {}
-    up = metrics.get_meter("offload").create_gauge("offload.dependency.up", description="1 when it answered, else 0")
-    for name, check in checks.items():
-        started = time.monotonic()
-        try:
-            check()
-            figures[name] = round((time.monotonic() - started) * 1000, 1)
-        except StepError as error:
-            figures[name] = error.code
-        except (blobs.BlobError, RedisError, OSError) as error:
-            figures[name] = type(error).__name__
-        up.set(1 if isinstance(figures[name], float) else 0, {"offload.dependency": name})
-    healthy = all(isinstance(value, float) for value in figures.values())
-    logger.log(logging.INFO if healthy else logging.ERROR, "health: %s", figures)
-    found: dict[Any, Any] = {**figures, "checked_at": round(time.time() * 1000)}
-    client.hset(keys.health(settings.key_prefix), mapping=found)
-    return figures
 
 
 def daily_figures(settings: MailWorkerSettings, client: redis.Redis, now: datetime) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mail_worker import compose, maintenance
+from mail_worker.health import HealthChecker
 from offload_contracts import (
     CHECK_HEALTH,
     CLEAN_UP,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa: C901 -- six tasks of a few lines each
     """Give the application its tasks."""
     settings, client = mailer.settings, mailer.client
+    checker = HealthChecker(settings, client, store, mailer.sender)
 
     def send(message: SendMail, run: Run) -> MailSent:
         return mailer.send(
@@ -71,7 +73,7 @@ def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa
         return mailer.send(run, [message.to], lambda _: content)
 
     def check_health(_message: HealthCheck, _run: Run) -> Swept:
-        return Swept(figures=maintenance.check_health(settings, client, store, mailer.sender))
+        return Swept(figures={"started": float(checker.start())})
 
     def report(message: Report, run: Run) -> Swept:
         if not message.recipients:
