@@ -186,23 +186,34 @@ def test_from_stock_to_leases_and_back(tmp_path):
     stock = Peer(tmp_path / "stock", "stock")
     leases = Peer(tmp_path / "leases", "leases", beside=stock)
     redis = stock.server.client()
+
+    def drained(*keys: str) -> None:
+        until(lambda: not any(redis.hlen(key) for key in keys), "the leases to be empty", seconds=60)
+
+    def end_stock() -> None:
+        """Until its list is empty with no worker left: what a worker has popped last stands in neither key."""
+        while True:
+            until(lambda: not redis.llen("work") and not redis.hlen("unacked"), "stock to be empty", seconds=60)
+            assert stock.workers.pop().stop() == 0
+            if not redis.llen("work") and not redis.hlen("unacked"):
+                return
+            stock.start()
+
     try:
         stock.start()
         stock.publish(150, 0.02)
         leases.start()
         leases.publish(150, 0.02, first=150)
-        until(lambda: not redis.llen("work") and not redis.hlen("unacked"), "the old broker to be empty", seconds=60)
-        assert stock.workers.pop().stop() == 0
-        until(lambda: redis.hlen("leases:work:live") == 0, "the new one to have done its part", seconds=60)
+        end_stock()
+        drained("leases:work:live")
         assert stock.verdict(300)[:2] == (0, 0)
 
         leases.publish(150, 0.02, first=300)
         stock.start()
         stock.publish(150, 0.02, first=450)
-        drained = ("leases:work:live", "leases:work:delayed-messages")
-        until(lambda: not any(redis.hlen(key) for key in drained), "the leases to be empty", seconds=60)
+        drained("leases:work:live", "leases:work:delayed-messages")
         assert leases.workers.pop().stop() == 0
-        until(lambda: not redis.llen("work") and not redis.hlen("unacked"), "all to be done", seconds=60)
+        end_stock()
         assert stock.verdict(600)[:2] == (0, 0)
     finally:
         leases.stop()
