@@ -63,7 +63,7 @@ class RecordBackend(BaseBackend):
                 raise Reject(f"stopped while Redis was away: {what}", requeue=True) from error
             raise
         outcome: str = answer.decode()
-        if outcome not in {"stored", "run"}:
+        if outcome != "stored" and not outcome.startswith("run:"):
             counters[outcome] += 1
             logger.info("%s: %s", what, outcome)
         return outcome

@@ -80,8 +80,10 @@ class GatedTask(Task):
         )  # fmt: skip
         if answer == "record.missing":
             raise Reject(answer, requeue=False)
-        if answer != "run":
+        begun, _, first_attempt = answer.partition(":")
+        if begun != "run":
             raise Ignore(answer)
+        self.request.first_attempt = int(first_attempt)
 
     def after_return(self, *_: object) -> None:
         """Forget whose step this was."""
@@ -101,18 +103,18 @@ def register[M: Message, R: Result](
             try:
                 return contract.encode_result(function(message, this))
             except TemporaryError as error:
-                if this.attempt >= len(policy.pauses_seconds):
+                # A redriven step has all its retries again.
+                retries = this.attempt - task.request.first_attempt
+                if retries >= len(policy.pauses_seconds):
                     # Kept in the record first: the broker knows of a rejection no more than its code.
                     task.app.backend.mark_as_retry(task.request.id, error, request=task.request)
                     raise Reject(error.code, requeue=False) from error
-                pause = with_jitter(policy.pauses_seconds[this.attempt])
+                pause = with_jitter(policy.pauses_seconds[retries])
                 task.request.retry_at_ms = round((time.time() + pause) * 1000)
                 raise task.retry(exc=error, countdown=pause) from error
 
-    # Not shared: Celery would give it to every application of the process.
-    task: Task = app.task(
-        run, bind=True, name=contract.name, base=GatedTask, max_retries=len(policy.pauses_seconds), shared=False
-    )
+    # Not shared: Celery would give it to every application of the process. How many retries there are, `run` decides.
+    task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=None, shared=False)
     return task
 
 

@@ -13,7 +13,7 @@ if redis.call('ZSCORE', base .. ':unreported', tag) then
   return 'dead_letter.unreported'
 end
 local record = redis.call('HMGET', key, 'state', 'count', n .. ':state', 'kind', 'finished_at', 'idempotency_key',
-  'redrives', n .. ':error')
+  'redrives', n .. ':attempt')
 if not record[1] then
   return 'record.missing'
 end
@@ -26,7 +26,7 @@ redrives[#redrives + 1] = {
   at = now_ms(), step = tonumber(n), reason = letter.reason, deliveries = letter.deliveries, worker = letter.owner,
   died_at = letter.died_at_ms}
 redis.call('HSET', key, 'state', 'PENDING', 'redrives', cjson.encode(redrives),
-  n .. ':state', 'PENDING', n .. ':delivery', letter.deliveries)
+  n .. ':state', 'PENDING', n .. ':delivery', letter.deliveries, n .. ':first_attempt', record[8] or 0)
 redis.call('HDEL', key, 'finished_at', 'cancel_requested', n .. ':error', n .. ':ended_at', n .. ':retry_at',
   n .. ':progress')
 for later = n + 1, tonumber(record[2]) do

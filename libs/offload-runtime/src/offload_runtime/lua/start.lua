@@ -1,10 +1,12 @@
 -- The gate: may this run of a step begin? Needs records.lua.
 -- ARGV: prefix, task id, step, attempt, delivery, worker, result of the step before or '', keep_ms.
--- Returns 'run', or why not: 'record.missing', 'ended', 'cancelled', 'stale'.
+-- Returns 'run:' and the attempt that the retries are counted from, or why not: 'record.missing', 'ended', 'cancelled',
+-- 'stale'.
 local prefix, task_id, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local attempt, delivery = tonumber(ARGV[4]), tonumber(ARGV[5])
 local key = record_key(prefix, task_id)
-local record = redis.call('HMGET', key, 'state', 'count', 'cancel_requested', n .. ':state', (n - 1) .. ':state')
+local record = redis.call('HMGET', key, 'state', 'count', 'cancel_requested', n .. ':state', (n - 1) .. ':state',
+  n .. ':first_attempt')
 if not record[1] then
   return 'record.missing'
 end
@@ -27,4 +29,4 @@ redis.call('HSET', key, 'state', 'STARTED', n .. ':state', 'STARTED', n .. ':att
   n .. ':delivery', delivery, n .. ':worker', ARGV[6])
 redis.call('HSETNX', key, n .. ':started_at', now)
 emit(prefix, task_id, 'step', n, 'STARTED')
-return 'run'
+return 'run:' .. (record[6] or 0)
