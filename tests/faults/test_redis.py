@@ -77,7 +77,7 @@ def test_redis_away_at_every_point_of_a_step(stack, scale, order, seconds):
     """Before STARTED, in the step, before and after publishing, before storing, in a retry, on the way to FAILURE."""
     points = ("before STARTED", "in the step", "before publish", "after publish", "before storing", "after storing")
     stack.gateway()
-    stack.environment["OFFLOAD_RETRY_BACKOFF_SECONDS"] = "15"
+    stack.environment["OFFLOAD_MAIL_RETRY_SECONDS"] = "15 15 15"
     pauses = [stack.paused("image_worker", point, ONE) for point in points]
     client = Client(stack.url, stack.folder / "client.jsonl")
     client.post([image(number, SMALL_PHOTO, chain=True) for number in range(len(points))])

@@ -232,7 +232,7 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
     stack.gateway()
     stack.worker("mail_worker")
     api = stack.client()
-    recovery, clients, other = [], [], None
+    recovery, clients = [], []
     nap = 3 * float(stack.environment["OFFLOAD_LEASE_SECONDS"])
     for number, point in enumerate(("in the step", "before publish", "before storing")):
         pause = stack.paused("image_worker", point, ONE)
@@ -241,7 +241,7 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
         pause.reached()
         began = time.monotonic()
         pause.process.send_group(signal.SIGSTOP)
-        other = other or stack.worker("image_worker", ONE)
+        other = stack.worker("image_worker", ONE)
         (task_id,) = client.accepted()
         task = stack.wait(api, task_id, seconds=120)
         recovery.append(time.monotonic() - began)
@@ -252,7 +252,9 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
         told = ("fenced", "ended", "lost: the lease")
         until(lambda log=log, told=told: any(word in log() for word in told), "the sleeper to be told")
         assert stack.task(api, task_id) == task
-        pause.process.stop()
+        # The next chain is the next sleeper's alone.
+        for process in (pause.process, other):
+            process.stop()
         clients.append(client)
     verdict = judge(stack, *clients)
     Row.of(
@@ -276,13 +278,16 @@ def test_killed_at_every_point_of_a_step(stack, scale):
     stack.worker("mail_worker")
     clients = []
     for turn in range(5):
+        # All of them before the first chain: what one leaves behind is nobody's to be killed with again.
+        pauses = [stack.paused("image_worker", point, ONE) for point in points]
         for point in points:
-            pause = stack.paused("image_worker", point, ONE)
             client = Client(stack.url, stack.folder / "client.jsonl", name=f"{turn} {point}")
             client.post([image(len(clients), SMALL_PHOTO, chain=True)])
-            pause.reached()
-            pause.process.kill()
             clients.append(client)
+        for pause in pauses:
+            pause.reached()
+        for pause in pauses:
+            pause.process.kill()
         worker = stack.worker("image_worker")
         judge(stack, *clients, seconds=120).check()
         worker.stop()
