@@ -127,7 +127,9 @@ class Broker(RuleBasedStateMachine):
         assert swept.reclaimed + swept.buried == len(tags)
         for tag in tags:
             del self.leased[tag]
-            (self.dead if self._is_dead(tag) else self.waiting).add(tag)
+            # What died together with others more than once comes back apart from them.
+            places = {keys.LIVE: self.waiting, keys.DELAYED: self.delayed, keys.DEAD: self.dead}
+            next(names for part, names in places.items() if tag in self._names(part)).add(tag)
 
     @rule()
     def time_passes(self) -> None:
@@ -165,9 +167,6 @@ class Broker(RuleBasedStateMachine):
     def _end(self, tag: str) -> None:
         self.leased.pop(tag, None)
         self.ended.add(tag)
-
-    def _is_dead(self, tag: str) -> bool:
-        return tag not in self._names(keys.LIVE)
 
     def _names(self, part: str) -> set[str]:
         key = keys.key(P, Q, part)

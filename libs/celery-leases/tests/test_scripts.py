@@ -186,6 +186,7 @@ def test_messages_of_a_dead_node_are_not_blamed(client):
     for name in "ab":
         publish(client, name)
     for life in range(9):
+        come_back(client, "a", "b")
         pop(client, owner=f"w{life}")
         pop(client, owner=f"w{life}")
         # The two leases of one owner never end in the same millisecond.
@@ -194,10 +195,39 @@ def test_messages_of_a_dead_node_are_not_blamed(client):
         let_expire(client, "b")
         sweep(client, delivery_limit=3, shared_delivery_limit=10)
     assert client.hlen(keys.key(P, Q, keys.DEAD)) == 0
+    come_back(client, "a", "b")
     pop(client, owner="last")
     pop(client, owner="last")
     let_expire(client, "a", "b")
     assert sweep(client, delivery_limit=3, shared_delivery_limit=10).buried == 2
+
+
+def come_back(client, *names: str) -> None:
+    """Let what waits apart from others be due."""
+    client.zadd(keys.key(P, Q, keys.DELAYED), dict.fromkeys(names, 1), xx=True)
+    sweep(client)
+
+
+def test_what_died_together_comes_back_apart_and_to_the_head(client):
+    """An innocent that is always taken together with a poison would be buried with it."""
+    for name in "ab":
+        publish(client, name)
+    moments = []
+    for life in range(9):
+        assert {pop(client, owner=f"w{life}")[1] for _ in range(2)} == {b"a", b"b"}
+        let_expire(client, "a", "b")
+        assert sweep(client).reclaimed == 2
+        if life == 0:
+            assert client.llen(f"{BASE}:waiting") == 2, "once is chance: they are back at once"
+            continue
+        publish(client, f"later{life}")
+        scores = dict(client.zrange(keys.key(P, Q, keys.DELAYED), 0, -1, withscores=True))
+        assert set(scores) == {b"a", b"b"}
+        assert all(score < time.time() * 1000 + 4_000 for score in scores.values())
+        moments.append(scores[b"a"] - scores[b"b"])
+        come_back(client, "a", "b")
+    assert len(set(moments)) > 4
+    assert [pop(client)[1] for _ in range(3)][2] == b"later1", "before those that came later"
 
 
 def test_an_unknown_task_is_delayed_uncounted_and_then_buried(client):
