@@ -264,8 +264,10 @@ def test_a_large_refused_upload_gets_its_answer_whole(served):
 
 
 def test_a_slow_client_finds_its_refusal_too(served):
-    """It reads only after it has sent everything, as many clients do, and a slow network takes seconds for that."""
-    pieces, size = 40, 25_000
+    """It reads only after it has sent everything, as many clients do; a slow network takes longer for that than an idle
+    connection is kept.
+    """
+    pieces, size = 80, 12_500
     head = b"POST /v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % (
         pieces * size
     )

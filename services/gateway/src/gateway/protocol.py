@@ -122,9 +122,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """End the request's time."""
+        """End the request's time, and wait for no other request on a connection that has had its last answer."""
         self._stop(self._request_timer)
         super().on_response_complete()
+        if self._has_ended:
+            self._unset_keepalive_if_required()
 
     def pause_writing(self) -> None:
         """Begin to wait for a client that takes nothing."""
@@ -152,11 +154,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.more_body:
             self._has_ended = True
+            self._stop(self._request_timer)
             self.flow.resume_reading()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
-            self._request_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-            self._linger()
+            self._linger(self.loop.time() + LINGER_SECONDS)
         else:
             self.transport.close()
 
@@ -178,15 +180,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal = problem
         raise _RefusedError(problem.code)
 
-    def _linger(self) -> None:
+    def _linger(self, ends_at: float) -> None:
         self._lingering_bytes = 0
-        self._linger_timer = self.loop.call_later(LINGER_PERIOD_SECONDS, self._linger_on)
+        self._linger_timer = self.loop.call_later(LINGER_PERIOD_SECONDS, self._end_or_linger, ends_at)
 
-    def _linger_on(self) -> None:
-        if self._lingering_bytes < LINGER_PERIOD_BYTES:
+    def _end_or_linger(self, ends_at: float) -> None:
+        if self._lingering_bytes < LINGER_PERIOD_BYTES or self.loop.time() >= ends_at:
             self.transport.abort()
         else:
-            self._linger()
+            self._linger(ends_at)
 
     def _wait_for_head(self) -> None:
         if self._head_timer is None:
