@@ -93,11 +93,16 @@ async def post_image(request: Request) -> Response:
     _validated(ImageRequest, headers)
     memory = parts.store.write_memory_bytes(upload.expected_bytes) + CONNECTION_BYTES
     async with parts.intake.share(memory):
-        return await _accept_image(request, caller, key, upload, query)
+        return await _accept_image(request, caller, key, upload, query, headers)
 
 
 async def _accept_image(
-    request: Request, caller: Caller, key: str | None, upload: Upload, query: dict[str, str]
+    request: Request,
+    caller: Caller,
+    key: str | None,
+    upload: Upload,
+    query: dict[str, str],
+    headers: dict[str, str],
 ) -> Response:
     parts = _parts(request)
     task_id = dispatch.new_task_id()
@@ -105,7 +110,7 @@ async def _accept_image(
     stored = await _store(parts, source, upload)
     try:
         # A field of the form counts more than the query, and the header more than both.
-        options = _validated(ImageRequest, query | upload.fields).model_copy(update=_in_headers(request))
+        options = _validated(ImageRequest, query | upload.fields).model_copy(update=headers)
         resize = ResizeImage(
             source=source,
             width=options.width,
