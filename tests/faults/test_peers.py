@@ -190,12 +190,15 @@ def test_from_stock_to_leases_and_back(tmp_path):
     def drained(*keys: str) -> None:
         until(lambda: not any(redis.hlen(key) for key in keys), "the leases to be empty", seconds=60)
 
+    def stock_is_empty() -> bool:
+        return not redis.llen("work") and not redis.hlen("unacked")
+
     def end_stock() -> None:
         """Until its list is empty with no worker left: what a worker has popped last stands in neither key."""
         while True:
-            until(lambda: not redis.llen("work") and not redis.hlen("unacked"), "stock to be empty", seconds=60)
+            until(stock_is_empty, "stock to be empty", seconds=60)
             assert stock.workers.pop().stop() == 0
-            if not redis.llen("work") and not redis.hlen("unacked"):
+            if stock_is_empty():
                 return
             stock.start()
 
