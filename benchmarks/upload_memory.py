@@ -33,10 +33,10 @@ def measure(folder: Path) -> None:
     lines = [
         "# Memory under many uploads",
         "",
-        "`python -m benchmarks memory` on two cores, with the default settings (128 MiB for uploads). A client that is",
-        "told to come again does so. Peaks of resident memory in MB; before is after the start.",
+        "`python -m benchmarks memory` on two cores, with the default settings (128 MiB for uploads). Clients that get",
+        '503 retry after `Retry-After`. Resident memory in MB; "before" is measured right after the start.',
         "",
-        "| offered | blob store | gateway before | gateway peak | S3 peak | accepted | 503 on the way | seconds |",
+        "| offered | blob store | gateway before | gateway peak | S3 peak | accepted | 503 answers | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, count, at_once, size in OFFERS:
