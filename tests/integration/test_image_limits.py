@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,13 @@ def image_processes(worker) -> list[int]:
 def children_of(pid: int) -> list[int]:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
+
+
+def has_its_image(process: int) -> bool:
+    """Whether an image waits in the pipe of a stopped process: before that, its end would hit no image."""
+    with Path(f"/proc/{process}/fd/0").open("rb", buffering=0) as pipe:
+        (waiting,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return waiting > 0
 
 
 def test_an_image_beyond_its_memory_is_refused_on_its_header_and_its_process_goes_on(offload):
@@ -91,7 +101,7 @@ def test_a_codec_that_dies_takes_its_own_image_alone(offload):
     (process,) = until(lambda: image_processes(worker), "the image process")
     os.kill(process, signal.SIGSTOP)
     task = post(client, encoded(picture(100, 100), "PNG"), width=64)
-    until(lambda: offload.task(client, task)["steps"][0]["state"] == "STARTED", "the image to be worked on")
+    until(lambda: has_its_image(process), "the image to be with its process")
     os.kill(process, signal.SIGSEGV)
     os.kill(process, signal.SIGCONT)
     ended = offload.wait(client, task)
@@ -107,7 +117,7 @@ def test_an_image_process_that_is_killed_from_outside_is_nobodys_failure(offload
     (process,) = until(lambda: image_processes(worker), "the image process")
     os.kill(process, signal.SIGSTOP)
     task = post(client, encoded(picture(100, 100), "PNG"), width=64)
-    until(lambda: offload.task(client, task)["steps"][0]["state"] == "STARTED", "the image to be worked on")
+    until(lambda: has_its_image(process), "the image to be with its process")
     os.kill(process, signal.SIGKILL)
     ended = offload.wait(client, task)
     assert (ended["state"], ended["steps"][0]["attempts"]) == ("SUCCESS", 2)
