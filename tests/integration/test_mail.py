@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from devstack.certificates import self_signed
+from devstack.certificates import issue
 from devstack.smtp_sink import DROP, SmtpSink
 from devstack.waiting import until
 from mail_worker import compose
@@ -204,14 +204,14 @@ def test_connections_are_used_again(ready):
 # aiosmtpd leaves a plain stream behind when it turns a connection to TLS.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_starttls_and_login(offload, tmp_path):
-    certificate, key = self_signed(tmp_path, "127.0.0.1")
+    issued = issue(tmp_path, "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(issued.certificate, issued.key)
     offload.smtp.stop()
     offload.smtp = SmtpSink(offload.smtp.port, login=("offload", "pass word"), starttls=context).start()
     offload.environment |= {
         "OFFLOAD_SMTP_SECURITY": "starttls",
-        "OFFLOAD_SMTP_CA_FILE": str(certificate),
+        "OFFLOAD_SMTP_CA_FILE": str(issued.authority),
         "OFFLOAD_SMTP_USERNAME": "offload",
         "OFFLOAD_SMTP_PASSWORD": "pass word",
     }
@@ -395,9 +395,9 @@ def test_a_health_check_that_hangs_takes_no_slot(offload, raw):
 
 def test_each_cause_keeps_its_name(raw, tmp_path):
     plain = raw(without_starttls)
-    certificate, key = self_signed(tmp_path, "127.0.0.1")
+    issued = issue(tmp_path, "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(issued.certificate, issued.key)
 
     def over_tls(connection: socket.socket, stopped: threading.Event) -> None:
         with context.wrap_socket(connection, server_side=True) as secured:
