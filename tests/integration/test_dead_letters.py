@@ -92,8 +92,8 @@ def test_a_later_step_is_redriven_with_what_the_steps_before_have_made(offload, 
     pause.reached()
     redis = offload.redis.client()
     # The thumbnail's message dies at once; the resize that published it is still at work.
-    scripts.POP(redis, [f"{PREFIX}images"], ["a dying worker", 60_000, "lease"])
-    scripts.HAND_BACK(redis, [f"{PREFIX}images"], [f"{task_id}.2:0:0", "a dying worker", 1, "failed", 1])
+    scripts.POP(redis, [f"{PREFIX}images"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"])
+    scripts.HAND_BACK(redis, [], [PREFIX, "images", f"{task_id}.2:0:0", "a dying worker", 1, "failed", 1])
     pause.go()
     until(lambda: offload.task(client, task_id)["state"] == "FAILURE", "the task to fail")
     until(lambda: letters(client)[0]["reported"], "the letter to be reported")
@@ -135,8 +135,10 @@ def test_deleted_listed_in_pages_and_in_bulk(offload):
     ids = [app.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(11)]
     redis = offload.redis.client()
     for _ in ids:
-        _, tag, _, _ = scripts.POP(redis, [f"{PREFIX}reports"], ["a dying worker", 60_000, "lease"])
-        scripts.HAND_BACK(redis, [f"{PREFIX}reports"], [tag, "a dying worker", 1, "failed", 1])
+        _, tag, _, _ = scripts.POP(
+            redis, [f"{PREFIX}reports"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"]
+        )
+        scripts.HAND_BACK(redis, [], [PREFIX, "reports", tag, "a dying worker", 1, "failed", 1])
     moment = round(time.time() * 1000) - 60_000
     redis.zadd(f"{PREFIX}reports:dead-at", {f"{one}:0:0": moment for one in ids[:10]})
     unreported = client.post(f"/v1/dead-letters/reports:{ids[0]}:0:0/redrive")
@@ -186,9 +188,9 @@ def test_a_task_that_was_cancelled_is_not_brought_back(offload):
     client = offload.client()
     task_id = client.post("/v1/images", content=b"x", headers=JPEG).json()["task_id"]
     redis = offload.redis.client()
-    scripts.POP(redis, [f"{PREFIX}images"], ["a dying worker", 60_000, "lease"])
+    scripts.POP(redis, [f"{PREFIX}images"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"])
     assert client.delete(f"/v1/tasks/{task_id}").status_code == 202
-    scripts.HAND_BACK(redis, [f"{PREFIX}images"], [f"{task_id}:0:0", "a dying worker", 1, "failed", 1])
+    scripts.HAND_BACK(redis, [], [PREFIX, "images", f"{task_id}:0:0", "a dying worker", 1, "failed", 1])
     redis.hset(f"offload:task:{task_id}", "state", "REVOKED")
     redis.delete(f"{PREFIX}images:unreported")
     answer = client.post(f"/v1/dead-letters/images:{task_id}:0:0/redrive")

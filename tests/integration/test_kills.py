@@ -126,18 +126,13 @@ def test_a_sweeper_killed_between_burying_and_reporting_loses_no_report(offload)
     task_id = offload.post_photo(client)
     redis = offload.redis.client()
     from celery_leases import scripts
-    from celery_leases.options import Options
-    from celery_leases.sweep import Sweeper
 
     prefix = "offload:queue:"
-    scripts.POP(redis, [f"{prefix}images"], ["a dying worker", 60_000, "lease"])
-    scripts.HAND_BACK(redis, [f"{prefix}images"], [f"{task_id}:0:0", "a dying worker", 1, "failed", 1])
+    scripts.POP(redis, [f"{prefix}images"], [prefix, "a dying worker", 60_000, "poller", 1, "lease"])
+    scripts.HAND_BACK(redis, [], [prefix, "images", f"{task_id}:0:0", "a dying worker", 1, "failed", 1])
 
-    def dies(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Sweeper(redis, Options(key_prefix=prefix, lease_seconds=1.5, on_dead_letter=dies)).sweep()
+    (_, letter) = scripts.REPORT(redis, [], [prefix, "images", 1_500])
+    assert letter, "taken to be reported, and then the sweeper dies"
     assert offload.task(client, task_id)["state"] == "PENDING"
     offload.worker("mail_worker")
     task = offload.wait(client, task_id)

@@ -49,3 +49,30 @@ def test_a_full_worker_is_alive(offload):
         assert age(stamp) < 4
         time.sleep(0.2)
     pause.go()
+
+
+def test_a_redis_that_hangs_is_like_one_that_is_away(offload):
+    """Stopped, not refused: the kernel goes on to accept connections, and nobody answers."""
+    alive, ready = offload.folder / "alive", offload.folder / "ready"
+    offload.gateway()
+    client = offload.client()
+    worker = offload.worker(
+        "image_worker", settings={"OFFLOAD_LIVENESS_FILE": str(alive), "OFFLOAD_READINESS_FILE": str(ready)}
+    )
+    until(ready.exists, "the worker to be ready")
+    offload.redis.process.send(signal.SIGSTOP)
+    try:
+        stopped_at, oldest = time.time(), 0.0
+        # Past kombu's own limit for a silent poll, and into the reconnects.
+        while time.time() - stopped_at < 28:
+            oldest = max(oldest, age(alive))
+            time.sleep(0.5)
+        assert oldest < 20, "a probe allows 30 s"
+        assert not ready.exists() or age(ready) > 10
+        assert client.get("/readyz").status_code == 503
+    finally:
+        offload.redis.process.send(signal.SIGCONT)
+    until(lambda: ready.exists() and age(ready) < 2, "the worker to be ready again", seconds=60)
+    task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
+    assert offload.wait(client, task_id)["state"] == "SUCCESS"
+    assert worker.exit_code is None

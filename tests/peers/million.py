@@ -1,5 +1,7 @@
 """A million waiting messages: what each takes of Redis's memory, and how long the broker's scripts take then.
 
+Beside it the worst that may have to be cleared away at once, by the slowest script that does it.
+
 ``python tests/peers/million.py`` adds its figures to reports/peer-tests.md, after those of Celery's own tests.
 """
 
@@ -7,8 +9,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
@@ -77,7 +80,7 @@ def times(client: redis.Redis, text: str, base: int) -> dict[str, float]:
         scripts.PUBLISH(client, [], [P, Q, tag(base + number), text, 0, 0])
 
     def pop(_: int) -> None:
-        _, name, _, delivery = scripts.POP(client, [BASE], ["me", 60_000, "lease"])
+        _, name, _, delivery = scripts.POP(client, [BASE], [P, "me", 60_000, "poller", 1, "lease"])
         held.append((name.decode(), int(delivery)))
 
     def renew(_: int) -> None:
@@ -86,15 +89,79 @@ def times(client: redis.Redis, text: str, base: int) -> dict[str, float]:
 
     def settle(_: int) -> None:
         name, delivery = held.pop()
-        scripts.SETTLE(client, [BASE], [name, "me", delivery, 600_000, 0])
+        scripts.SETTLE(client, [], [P, Q, name, "me", delivery, 600_000, 0])
 
     return {
         "publish": microseconds(client, publish),
         "pop": microseconds(client, pop),
         "renew (8 leases)": microseconds(client, renew),
         "settle, with a tombstone": microseconds(client, settle, CALLS - 8),
-        "sweep, nothing due": microseconds(client, lambda _: sweeper.sweep(), 200),
+        "sweep, nothing due": microseconds(client, lambda _: sweep(client, sweeper), 200),
     }
+
+
+def sweep(client: redis.Redis, sweeper: Sweeper) -> None:
+    """Sweep now: as if it were this process's turn, and the last sweep had been a moment ago."""
+    client.delete(f"{P}sweep-turn")
+    client.hset(f"{P}sweep", mapping={"swept_at": round(time.time() * 1000), "rests_until": 0})
+    sweeper.sweep()
+
+
+def slowest(client: redis.Redis, act: Callable[[], object]) -> tuple[float, int]:
+    """Return the milliseconds of Redis of the slowest command that `act` runs, and how many there are."""
+    client.config_set("slowlog-log-slower-than", 0)
+    client.config_set("slowlog-max-len", 1_000_000)
+    client.slowlog_reset()
+    act()
+    client.config_set("slowlog-log-slower-than", -1)
+    entries: list[Any] = client.slowlog_get(1_000_000)
+    durations = [entry["duration"] for entry in entries if entry["command"].startswith((b"EVALSHA", b"EVAL "))]
+    return max(durations) / 1000, len(durations)
+
+
+def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
+    """Return the slowest script, and the number of scripts, of the worst that may have to be cleared away."""
+    sweeper = Sweeper(client, Options(key_prefix=P, on_dead_letter=None))
+    found: dict[str, tuple[float, int]] = {}
+    for count in (5_000, 20_000):
+        client.flushall()
+        fill(client, "{}", count)
+        pipe = client.pipeline(transaction=False)
+        for number in range(count):
+            pipe.execute_command(
+                *scripts.POP.command([BASE], [P, f"owner {number}", 1, "poller", 1, "lease"], whole=True)
+            )
+        pipe.execute()
+        found[f"{count:,} leases of as many dead workers given back"] = slowest(client, lambda: sweep(client, sweeper))
+    client.flushall()
+    pipe = client.pipeline(transaction=False)
+    for first in range(0, MILLION, 10_000):
+        pipe.zadd(keys.key(P, Q, keys.SETTLED), {tag(number): 1 for number in range(first, first + 10_000)})
+        pipe.lpush(keys.key(P, Q, keys.WAITING), *(tag(number) for number in range(first, first + 10_000)))
+    pipe.sadd(keys.registry(P), Q)
+    pipe.execute()
+
+    def pop_all() -> None:
+        while scripts.POP(client, [BASE], [P, "me", 60_000, "poller", 1, "lease"]) is not None:
+            pass
+
+    found["a pop behind 1,000,000 cancelled messages"] = slowest(client, pop_all)
+    found["1,000,000 tombstones at their end"] = slowest(client, lambda: sweep(client, sweeper))
+    client.flushall()
+    pipe = client.pipeline(transaction=False)
+    for number in range(10_000):
+        pipe.execute_command(*scripts.PUBLISH.command([], [P, f"queue {number}", "a", "{}", 0, 0], whole=True))
+    pipe.execute()
+    found["10,000 queues swept"] = slowest(client, lambda: sweep(client, sweeper))
+    client.flushall()
+    fill(client, "{}", 100_000)
+
+    def purge() -> None:
+        while scripts.PURGE(client, [], [P, Q])[1]:
+            pass
+
+    found["a purge of 100,000 messages"] = slowest(client, purge)
+    return found
 
 
 def main() -> int:
@@ -117,6 +184,7 @@ def main() -> int:
             if number % 10_000 == 9_999:
                 pipe.execute()
         stock = (client.info("memory")["used_memory"] - empty) / MILLION
+        worst = storms(client)
         server.stop()
     lines = [
         MARK,
@@ -128,6 +196,14 @@ def main() -> int:
         "| script | microseconds of Redis at 1,000 waiting | at 1,000,000 |",
         "| --- | --- | --- |",
         *(f"| {name} | {shallow[name]:.1f} | {deep[name]:.1f} |" for name in deep),
+        "",
+        "## What must be cleared away at once",
+        "",
+        "Redis does nothing else while a script runs. So each moves some messages only, and is run again.",
+        "",
+        "| what | slowest script, ms of Redis | scripts |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {slowest_ms:.1f} | {count:,} |" for name, (slowest_ms, count) in worst.items()),
         "",
     ]
     print("\n".join(lines))

@@ -5,8 +5,8 @@ scripts are checked like those of the client itself.
 {{- define "offload.aclUsers" -}}
 {{- $session := "-@all +hello +auth +ping +select +client|setinfo +client|setname +client|id" -}}
 {{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore" -}}
-{{- $sweeps := "+set +hdel +hsetnx +hvals +rpush +smembers +zrangebyscore +zrem +zremrangebyscore" -}}
-{{- $consumes := "+rpop +brpop +del +hgetall +srem +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
+{{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +pttl +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
+{{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $queues := "~offload:queue:* ~offload:task:* ~offload:ended:* ~offload:events:* ~offload:figures:* ~offload:idempotency:*" -}}
 {{- $control := "resetchannels &offload:queue:/*.celery.pidbox &offload:queue:/0.celery.pidbox &offload:queue:/0.reply.celery.pidbox*" -}}
 gateway:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+import types
 from pathlib import Path
 
 from celery import Celery
@@ -13,13 +15,18 @@ from celery.exceptions import Reject
 
 import celery_leases
 
-app = Celery("leases", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
+BROKER_URL = os.environ["BROKER_URL"]
+app = Celery("leases", broker=BROKER_URL, backend=os.environ.get("RESULT_BACKEND", BROKER_URL))
 app.conf.update(celery_leases.SETTINGS)
 app.conf.update(
     broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
     task_default_queue="work",
+    task_acks_on_failure_or_timeout=os.environ.get("ACKS_ON_FAILURE", "1") == "1",
     worker_enable_remote_control=os.environ.get("REMOTE_CONTROL", "1") == "1",
 )
+if pool := os.environ.get("GREEN_POOL"):
+    # Neither gevent nor eventlet is installed. Celery's module of the pool stands for it: no more is looked at.
+    sys.modules[f"celery.concurrency.{pool}"] = types.ModuleType(pool)
 LEDGER = Path(os.environ["LEDGER"])
 
 
@@ -76,6 +83,18 @@ def poison() -> None:
 @app.task
 def rejected() -> None:
     raise Reject("no", requeue=False)
+
+
+@app.task
+def requeued(key: str, times: int) -> None:
+    note("start", key)
+    if sum(line.split()[1] == key for line in LEDGER.read_text().splitlines()) < times:
+        raise Reject("not yet", requeue=True)
+
+
+def hangs_on_a_dead_letter(message: dict, reason: str) -> None:
+    note("reported", reason)
+    time.sleep(3600)
 
 
 @app.task

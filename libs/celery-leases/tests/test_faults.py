@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import select
 import signal
+import socket
+import socketserver
+import threading
 import time
 
 from celery import chain
 
 from celery_leases import admin, keys
+from devstack.servers import free_port
 from devstack.waiting import until
 
 PREFIX = "leases:"
@@ -62,7 +67,8 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
         victim = cluster.workers.pop(0)
         victim.send(signal.SIGTERM)
         cluster.worker("-c", "2", ready=False)
-        until(lambda victim=victim: victim.exit_code is not None, "the worker to stop")
+        # billiard's children wait up to 30 s for results that their parent has taken already.
+        until(lambda victim=victim: victim.exit_code is not None, "the worker to stop", seconds=60)
         assert victim.exit_code == 0
     drained(cluster)
     assert cluster.noted("start") == dict.fromkeys(names, 1)
@@ -194,3 +200,59 @@ def test_two_queues_share_one_slot(cluster):
     app = cluster.app()
     sent = [signature(app, "add", number, 0).apply_async(queue=("work", "other")[number % 2]) for number in range(40)]
     assert [one.get(timeout=20) for one in sent] == list(range(40))
+
+
+def test_a_worker_that_joins_after_redis_was_silent_takes_nobodys_lease(cluster):
+    """Stopped, not refused. What a sweeper must know of it is in Redis: one that has not seen it knows it too."""
+    cluster.worker("-c", "1", "-n", "first@test")
+    signature(cluster.app(), "effect", "long", 9).apply_async()
+    until(lambda: cluster.noted("start")["long"], "the task to start")
+    until(lambda: cluster.server.client().hget(f"{PREFIX}sweep", "swept_at"), "a sweep")
+    cluster.server.process.send(signal.SIGSTOP)
+    time.sleep(4)  # the silence: more than two leases
+    # It is about to sweep the moment that Redis goes on.
+    cluster.worker("-c", "1", ready=False)
+    time.sleep(2)
+    cluster.server.process.send(signal.SIGCONT)
+    until(lambda: cluster.noted("done")["long"], "the long task")
+    assert cluster.noted("start") == {"long": 1}
+    drained(cluster)
+
+
+class Resetting(socketserver.ThreadingTCPServer):
+    """A proxy that passes all on, and so many times closes a connection in place of the answer that delivers a task."""
+
+    daemon_threads = True
+
+    def __init__(self, target: int, times: int) -> None:
+        super().__init__(("127.0.0.1", free_port()), self.Handler)
+        self.target = target
+        self.left = times
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", self.server.target)) as server:
+                while True:
+                    for source in select.select([self.request, server], [], [])[0]:
+                        data = source.recv(65536)
+                        if source is server and b"leases_app.effect" in data and self.server.left:
+                            self.server.left -= 1
+                            return
+                        if not data:
+                            return
+                        (self.request if source is server else server).sendall(data)
+
+
+def test_an_answer_that_is_lost_on_the_wire_blames_no_message(cluster):
+    with Resetting(cluster.server.port, times=4) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        cluster.environment["BROKER_URL"] = f"redis://127.0.0.1:{proxy.server_address[1]}/0"
+        signature(cluster.app(), "effect", "healthy").apply_async()
+        cluster.worker("-c", "1", "--without-mingle", "--without-gossip", "--without-heartbeat")
+        until(lambda: cluster.noted("done")["healthy"], "the task, whose answer was lost four times", seconds=60)
+        assert proxy.left == 0
+        assert cluster.noted("start") == {"healthy": 1}
+        drained(cluster)
+        assert cluster.server.client().hlen(keys.key(PREFIX, "work", keys.DEAD)) == 0
+        cluster.stop()
+        proxy.shutdown()

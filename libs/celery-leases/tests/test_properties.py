@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -10,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from celery_leases import admin, keys, scripts
 from celery_leases.options import Options
-from celery_leases.sweep import Sweeper
+from celery_leases.sweep import Sweeper, Swept
+
+from .test_scripts import begin_sweeping
 
 P, Q = "t:", "q"
 BASE = P + Q
@@ -47,7 +50,7 @@ class Broker(RuleBasedStateMachine):
             ),
         )
 
-    @rule(tag=TAGS, later=st.booleans(), priority=st.sampled_from([0, 0, 3, 9]))
+    @rule(tag=TAGS, later=st.booleans(), priority=st.sampled_from([0, 0, 3, 4, 9]))
     def publish(self, tag: str, later: bool, priority: int) -> None:
         due_ms = 2**42 if later else 0
         outcome = scripts.PUBLISH(self.client, [], [P, Q, tag, f"message of {tag}", due_ms, priority])
@@ -62,7 +65,7 @@ class Broker(RuleBasedStateMachine):
 
     @rule(owner=OWNERS)
     def pop(self, owner: str) -> None:
-        found = scripts.POP(self.client, [BASE], [owner, 60_000, "lease"])
+        found = scripts.POP(self.client, [BASE], [P, owner, 60_000, owner, len(self.past), "lease"])
         if found is None:
             assert not self.waiting, "what waits is found"
             return
@@ -81,7 +84,7 @@ class Broker(RuleBasedStateMachine):
         if not self.past:
             return
         tag, owner, delivery = data.draw(st.sampled_from(self.past))
-        done = scripts.SETTLE(self.client, [BASE], [tag, owner, delivery, 0, 1])
+        done = scripts.SETTLE(self.client, [], [P, Q, tag, owner, delivery, 0, 1])
         assert done == int(self.leased.get(tag) == (owner, delivery)), "only the owner of this delivery settles"
         if done:
             self._end(tag)
@@ -94,7 +97,7 @@ class Broker(RuleBasedStateMachine):
         if not self.past:
             return
         tag, owner, delivery = data.draw(st.sampled_from(self.past))
-        outcome = scripts.HAND_BACK(self.client, [BASE], [tag, owner, delivery, *how])
+        outcome = scripts.HAND_BACK(self.client, [], [P, Q, tag, owner, delivery, *how])
         if self.leased.get(tag) != (owner, delivery):
             assert outcome == 0, "only the owner of this delivery hands it back"
             return
@@ -105,6 +108,17 @@ class Broker(RuleBasedStateMachine):
         elif how[0] == "unknown":
             self.delayed.add(tag)
         else:
+            self.waiting.add(tag)
+
+    @rule(owner=OWNERS, number=st.integers(0, 40))
+    def give_back(self, owner: str, number: int) -> None:
+        """The answer of a pop was lost, or is said to have been."""
+        last = next((one for one in reversed(self.past) if one[1] == owner), None)
+        before = dict(self.leased)
+        if scripts.GIVE_BACK(self.client, [], [P, owner, owner, number]):
+            tag = last[0]
+            assert before[tag] == last[1:]
+            del self.leased[tag]
             self.waiting.add(tag)
 
     @rule(owner=OWNERS)
@@ -123,7 +137,7 @@ class Broker(RuleBasedStateMachine):
         tags = [tag for tag, (of, _) in self.leased.items() if of == owner]
         if tags:
             self.client.zadd(keys.key(P, Q, keys.LEASES), dict.fromkeys(tags, 1))
-        swept = self.sweeper.sweep()
+        swept = self._sweep()
         assert swept.reclaimed + swept.buried == len(tags)
         for tag in tags:
             del self.leased[tag]
@@ -136,7 +150,7 @@ class Broker(RuleBasedStateMachine):
         """Everything that is delayed becomes due."""
         if self.delayed:
             self.client.zadd(keys.key(P, Q, keys.DELAYED), dict.fromkeys(self.delayed, 1))
-        assert self.sweeper.sweep().due == len(self.delayed)
+        assert self._sweep().due == len(self.delayed)
         self.waiting |= self.delayed
         self.delayed.clear()
 
@@ -164,6 +178,10 @@ class Broker(RuleBasedStateMachine):
             self.dead.remove(tag)
             self._end(tag)
 
+    def _sweep(self) -> Swept:
+        begin_sweeping(self.client)
+        return self.sweeper.sweep()
+
     def _end(self, tag: str) -> None:
         self.leased.pop(tag, None)
         self.ended.add(tag)
@@ -186,8 +204,12 @@ class Broker(RuleBasedStateMachine):
         assert self._names(keys.DEAD) == self._names(keys.DEAD_AT) == self.dead
         depth = admin.depth(self.client, P, Q)
         assert (depth.waiting, depth.running) == (len(self.waiting), len(self.leased))
-        lists = [keys.WAITING, *(f"{keys.WAITING}.{step}" for step in (3, 6, 9))]
-        listed = {tag.decode() for part in lists for tag in self.client.lrange(keys.key(P, Q, part), 0, -1)}
+        held = {name.decode(): int(count) for name, count in self.client.hgetall(f"{P}held").items()}
+        assert held == Counter(owner for owner, _ in self.leased.values())
+        assert (Q.encode() in self.client.smembers(keys.registry(P))) or not (live | self.delayed | self.dead)
+        listed = {
+            tag.decode() for part in keys.WAITING_LISTS for tag in self.client.lrange(keys.key(P, Q, part), 0, -1)
+        }
         assert self.waiting <= listed
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from celery_leases import admin, keys, scripts
 from celery_leases.options import InvalidOptionError, Options
+from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
 from devstack.waiting import until
 
@@ -21,20 +22,30 @@ def publish(client, name: str, message: str = "{}", due_ms: int = 0, priority: i
 
 
 def pop(client, owner: str = "me", lease_ms: int = 60_000, mode: str = "lease"):
-    return scripts.POP(client, [BASE], [owner, lease_ms, mode])
+    return scripts.POP(client, [BASE], [P, owner, lease_ms, "poller", 1, mode])
 
 
 def settle(client, name: str, owner: str = "me", delivery: int = 1, tombstone_ms: int = 0) -> int:
-    return scripts.SETTLE(client, [BASE], [name, owner, delivery, tombstone_ms, 0])
+    return scripts.SETTLE(client, [], [P, Q, name, owner, delivery, tombstone_ms, 0])
 
 
 def hand_back(client, name: str, *how, owner: str = "me", delivery: int = 1) -> int:
-    return scripts.HAND_BACK(client, [BASE], [name, owner, delivery, *how])
+    return scripts.HAND_BACK(client, [], [P, Q, name, owner, delivery, *how])
 
 
 def sweep(client, **options):
-    handler = options.pop("on_dead_letter", None)
-    return Sweeper(client, Options(key_prefix=P, on_dead_letter=handler, **options)).sweep()
+    begin_sweeping(client)
+    return Sweeper(client, Options(key_prefix=P, **options)).sweep()
+
+
+def begin_sweeping(client) -> None:
+    """It is this sweeper's turn, and the last sweep was a moment ago: else it would rest for a lease."""
+    client.delete(f"{P}sweep-turn")
+    client.hsetnx(f"{P}sweep", "swept_at", round(time.time() * 1000))
+
+
+def report(client, handler, **options) -> int:
+    return Reporter(lambda: client, Options(key_prefix=P, on_dead_letter=handler, **options)).report(Q)
 
 
 def let_expire(client, *names: str) -> None:
@@ -58,7 +69,7 @@ def test_the_oldest_message_is_leased(client):
 def test_a_settled_message_leaves_nothing(client):
     publish(client, "a", priority=3)
     pop(client)
-    assert scripts.SETTLE(client, [BASE], ["a", "me", 1, 0, 3]) == 1
+    assert scripts.SETTLE(client, [], [P, Q, "a", "me", 1, 0, 3]) == 1
     assert parts(client) == set()
 
 
@@ -252,12 +263,12 @@ def test_a_dead_letter_is_reported_until_the_handler_has_returned(client):
         seen.append((message["headers"]["id"], reason))
         raise RuntimeError("the sweeper died here")
 
-    assert sweep(client, on_dead_letter=breaks).reported == 0
-    assert sweep(client, on_dead_letter=breaks).reported == 0, "it waits for a lease before it is tried again"
+    assert report(client, breaks) == 0
+    assert report(client, breaks) == 0, "it waits for a lease before it is tried again"
     assert seen == [("x", "because")]
     client.zadd(keys.key(P, Q, keys.UNREPORTED), {"a": 1})
     works = []
-    assert sweep(client, on_dead_letter=lambda _message, reason: works.append(reason)).reported == 1
+    assert report(client, lambda _message, reason: works.append(reason)) == 1
     assert works == ["because"]
     assert client.zcard(keys.key(P, Q, keys.UNREPORTED)) == 0
 
@@ -267,7 +278,7 @@ def test_a_message_that_is_no_envelope_is_reported_as_it_is(client):
     pop(client)
     hand_back(client, "a", "bury", "message.undecodable")
     seen = []
-    sweep(client, on_dead_letter=lambda message, _reason: seen.append((message["headers"], "raw" in message)))
+    report(client, lambda message, _reason: seen.append((message["headers"], "raw" in message)))
     assert seen == [({}, True)]
 
 

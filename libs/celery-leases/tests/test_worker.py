@@ -239,3 +239,12 @@ def test_the_command_shows_and_redrives(cluster):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (away.returncode, "cannot be reached" in away.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_green_pool_is_refused_in_clear_words(cluster, pool):
+    cluster.environment["GREEN_POOL"] = pool
+    worker = cluster.worker("-P", "solo", ready=False)
+    until(lambda: worker.exit_code is not None, "the worker to end")
+    assert worker.exit_code != 0
+    assert f"does not support the pool {pool}: use --pool threads, prefork or solo" in worker.output()

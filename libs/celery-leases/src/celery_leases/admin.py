@@ -86,7 +86,7 @@ class UnknownDeadLetterError(LookupError):
 
 
 def queues(client: redis.Redis, prefix: str) -> list[str]:
-    """Return the names of all queues that have held a message, sorted."""
+    """Return the names of all queues that hold anything, sorted."""
     names: set[Any] = client.smembers(keys.registry(prefix))
     return sorted(name.decode() for name in names)
 

@@ -1,11 +1,17 @@
-"""The default answer to a dead letter: its task's result becomes FAILURE, as Celery would store it."""
+"""The default answer to a dead letter: its task fails, with all that Celery does then."""
 
 from __future__ import annotations
 
+import base64
+import logging
 from typing import Any
 
-from celery import current_app
+from celery import current_app, states
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
+from kombu import compression, serialization
+
+logger = logging.getLogger(__name__)
 
 
 class DeadLetterError(Exception):
@@ -13,10 +19,44 @@ class DeadLetterError(Exception):
 
 
 def store_failure(message: dict[str, Any], reason: str) -> None:
-    """Store FAILURE for the task of a dead letter, and call its error callbacks."""
+    """Store FAILURE for the task of a dead letter, fail its chord and its chain, and call its error callbacks.
+
+    A task that has ended keeps its result: its message may be here because the worker died before the
+    acknowledgement, or because `task_acks_on_failure_or_timeout` is off.
+    """
     headers = message.get("headers") or {}
-    task_id = headers.get("id")
+    task_id, backend = headers.get("id"), current_app.backend
     if not task_id:
         return
-    request = Context(headers, errbacks=None, chord=None, ignore_result=headers.get("ignore_result", False))
-    current_app.backend.mark_as_failure(task_id, DeadLetterError(reason), request=request)
+    has_results = not isinstance(backend, DisabledBackend)
+    if has_results and backend.get_state(task_id) in states.READY_STATES:
+        return
+    embedded = _embedded(message)
+    request = Context(
+        headers,
+        delivery_info={},
+        errbacks=embedded.get("errbacks"),
+        chain=embedded.get("chain"),
+        chord=embedded.get("chord"),
+    )
+    backend.mark_as_failure(task_id, DeadLetterError(reason), request=request, store_result=has_results)
+
+
+def _embedded(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what Celery's task protocol keeps in the body beside the arguments; nothing when it cannot be decoded."""
+    try:
+        body: Any = message["body"]
+        if message["properties"].get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        if method := message["headers"].get("compression"):
+            body = compression.decompress(body, method)
+        _, _, embedded = serialization.loads(
+            body,
+            message["content-type"],
+            message["content-encoding"],
+            accept=serialization.prepare_accept_content(current_app.conf.accept_content),
+        )
+    except Exception as error:  # noqa: BLE001 -- any serializer, any damage: it may be why the message is dead
+        logger.warning("the callbacks of a dead letter cannot be read: %r", error)
+        return {}
+    return embedded if isinstance(embedded, dict) else {}

@@ -1,20 +1,26 @@
-"""Every Redis key of the broker. A queue's keys are ``{prefix}{queue}:{part}``; the part never holds a colon."""
+"""Every Redis key of the broker. A queue's keys are ``{prefix}{queue}:{part}``; the part never holds a colon.
+
+Beside the queues the scripts keep, each with the prefix before it: ``held`` (hash: owner -> how many leases it has),
+``popped:{owner}:{poller}`` (what its last pop took), ``lost-owner:{owner}`` (died with several leases), ``sweep``
+(hash: when it was last swept, until when no lease is given back, the longest lease), ``sweep-turn`` (somebody sweeps).
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-# The list of tags that wait. Celery's priority steps above 0 have lists of their own: "waiting.3", "waiting.6", ...
+# The list of tags that wait. Priorities 1 to 9, below 0, have lists of their own: "waiting.1", "waiting.2", ...
 WAITING: Final = "waiting"
 # hash: tag -> message, for all that waits or runs. Its HLEN is the queue's drain-aware depth.
 LIVE: Final = "live"
-# sorted set: tag -> milliseconds (Redis's clock) at which its lease ends. Its ZCARD is what runs.
+# sorted set: tag -> milliseconds (Redis's clock) at which its lease ends, and a half more until its owner has confirmed
+# that it has it. Its ZCARD is what runs.
 LEASES: Final = "leases"
 # hash: tag -> "owner delivery" of the lease.
 OWNERS: Final = "owners"
 # hash: tag -> "deliveries own shared unknown_since", written when a delivery did not end in an acknowledgement.
 HISTORY: Final = "history"
-# hash: tag -> priority step, for those that are not 0.
+# hash: tag -> priority, for those that are not 0.
 PRIORITIES: Final = "priorities"
 # sorted set: tag -> milliseconds at which it is due; and the messages of those tags.
 DELAYED: Final = "delayed"
@@ -29,19 +35,24 @@ DEATHS: Final = "deaths"
 SETTLED: Final = "settled"
 # list: one element for each wake-up that an idle worker may take.
 BELL: Final = "bell"
-# string: the queue's x-expires in milliseconds.
+# string: the queue's x-expires in milliseconds, which ends when the queue has not been used for so long.
 EXPIRES: Final = "expires"
 
-PRIORITY_STEPS: Final = (0, 3, 6, 9)
+WAITING_LISTS: Final = (WAITING, *(f"{WAITING}.{priority}" for priority in range(1, 10)))
 PARTS: Final = (
-    WAITING, *(f"{WAITING}.{step}" for step in PRIORITY_STEPS if step), LIVE, LEASES, OWNERS, HISTORY, PRIORITIES,
+    *WAITING_LISTS, LIVE, LEASES, OWNERS, HISTORY, PRIORITIES,
     DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, DEATHS, SETTLED, BELL, EXPIRES,
 )  # fmt: skip
 
 
 def registry(prefix: str) -> str:
-    """Return the key of the set of all queue names that have held a message."""
+    """Return the key of the set of the names of all queues that hold anything."""
     return f"{prefix}queues"
+
+
+def expiring(prefix: str) -> str:
+    """Return the key of the set of the names of all queues with an ``x-expires``."""
+    return f"{prefix}expiring"
 
 
 def key(prefix: str, queue: str, part: str) -> str:

@@ -2,7 +2,8 @@
 
 Leases belong to the process, not to a channel: Celery makes a new channel on each reconnect, while the tasks go on.
 One `Holder` per process and broker has the owner's name, what is in flight, and two threads with connections of their
-own: one renews the leases and settles again what could not be settled, the other one sweeps.
+own: one renews the leases and settles again what could not be settled, the other one sweeps. A third one reports dead
+letters when there are some.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import batched
 from typing import TYPE_CHECKING, Final
 
 import redis
 from redis.exceptions import RedisError
 
 from celery_leases import scripts, worker
+from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper, milliseconds
 
 if TYPE_CHECKING:
@@ -42,7 +45,14 @@ logger = logging.getLogger(__name__)
 # A child tells its parent that it has begun within milliseconds; a second is ample, and short beside a lease.
 DOUBT_SECONDS = 1.0
 
-# What happened to leases in this process: "fenced", "settled_late", "lost", "reclaimed", "buried", "unknown_task".
+# After so long a new lease is confirmed: what ends before need not be.
+CONFIRM_SECONDS = 0.01
+
+# Leases that one script renews: about a millisecond of Redis's time.
+RENEWALS = 200
+
+# What happened in this process: "fenced", "settled_late", "lost", "reclaimed", "buried", "unknown_task", "unreceived"
+# (an answer of the broker was lost), "duplicate" (a publish that was dropped), "unswept" (a queue could not be swept).
 counters: Counter[str] = Counter()
 
 
@@ -63,7 +73,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a lease is to end: by a script, with its arguments after (tag, owner, delivery)."""
+    """How a lease is to end: by a script, with its arguments after (prefix, queue, tag, owner, delivery)."""
 
     script: scripts.Script
     arguments: tuple[Argument, ...]
@@ -82,6 +92,11 @@ class Holder:
         self._endings: dict[str, tuple[Lease, _Ending]] = {}
         self._abandoned: set[str] = set()
         self._doubtful: dict[str, float] = {}
+        self._unconfirmed: set[str] = set()
+        self._has_new = threading.Event()
+        # The pollers that wait for an answer of the broker.
+        self.awaited: set[str] = set()
+        self._unreceived: list[tuple[str, int]] = []
         self._lost: list[str] = []
         self._on_lost: dict[str, Callable[[], object]] = {}
         self._consumers = 0
@@ -114,7 +129,15 @@ class Holder:
         """Begin to renew a lease. `on_lost` is called in the consumer's thread if it is lost."""
         with self._lock:
             self._in_flight[lease.delivery_tag] = lease
+            self._unconfirmed.add(lease.delivery_tag)
             self._on_lost[lease.delivery_tag] = on_lost
+        self._start()
+        self._has_new.set()
+
+    def miss(self, poller: str, number: int) -> None:
+        """Note that the answer of a pop was lost: what it took is given back, and nobody is blamed."""
+        with self._lock:
+            self._unreceived.append((poller, number))
         self._start()
 
     def abandon(self, delivery_tag: str) -> None:
@@ -192,14 +215,13 @@ class Holder:
         try:
             self._run(lease, ending)
         except (RedisError, OSError) as error:
-            logger.warning("%s cannot be settled now and will be: %r", lease.tag, error)
+            logger.warning("%s cannot be settled now and will be: %s", lease.tag, error)
             with self._lock:
                 self._endings[lease.delivery_tag] = (lease, ending)
 
     def _run(self, lease: Lease, ending: _Ending) -> None:
-        base = f"{self.options.key_prefix}{lease.queue}"
-        arguments = (lease.tag, self.owner, lease.delivery, *ending.arguments)
-        outcome = ending.script(self.client, [base], arguments)
+        arguments = (self.options.key_prefix, lease.queue, lease.tag, self.owner, lease.delivery, *ending.arguments)
+        outcome = ending.script(self.client, [], arguments)
         if outcome == 0:
             counters["fenced"] += 1
             logger.warning("fenced: delivery %d of %s is not ours any more", lease.delivery, lease.tag)
@@ -212,6 +234,7 @@ class Holder:
             self._endings.pop(delivery_tag, None)
             self._abandoned.discard(delivery_tag)
             self._doubtful.pop(delivery_tag, None)
+            self._unconfirmed.discard(delivery_tag)
 
     def _start(self) -> None:
         for name, work in (("leases", self._keep), ("sweep", self._sweep)):
@@ -223,7 +246,7 @@ class Holder:
     @property
     def _is_needed(self) -> bool:
         """Whether somebody takes messages, or something is held."""
-        return bool(self._consumers or self._in_flight)
+        return bool(self._consumers or self._in_flight or self._unreceived)
 
     def _keep(self) -> None:
         """Renew what is held and settle what could not be settled. Runs in a thread of its own."""
@@ -232,54 +255,64 @@ class Holder:
         while self._is_needed:
             now = time.monotonic()
             try:
-                if now - renewed_at >= renewal_seconds:
-                    self._renew()
-                    renewed_at = now
+                self._give_back_unreceived()
+                is_due = now - renewed_at >= renewal_seconds
+                # A new lease is confirmed at once: the sweep blames a message alone for confirmed deliveries only.
+                if is_due or self._unconfirmed:
+                    self._renew(every=is_due)
+                    renewed_at = now if is_due else renewed_at
                 self._settle_late()
                 self._decide_doubts(now)
             except (RedisError, OSError) as error:
-                logger.warning("leases cannot be renewed now: %r", error)
+                logger.warning("leases cannot be renewed now: %s", error)
             except Exception:
                 logger.exception("leases could not be renewed, for a reason that was not foreseen")
-            time.sleep(min(renewal_seconds, 1.0))
+            if self._has_new.wait(min(renewal_seconds, 1.0)):
+                self._has_new.clear()
+                time.sleep(CONFIRM_SECONDS)
 
     def _sweep(self) -> None:
-        """Sweep. Runs in a thread of its own: a dead letter's handler may take its time, and renewals must not."""
+        """Sweep. Runs in a thread of its own: it may have much to do, and renewals must not wait for it."""
         options = self.options
         sweeper = Sweeper(self.client, options)
-        is_away = False
+        reporter = Reporter(lambda: self.client, options)
         while self._is_needed:
-            pause = options.sweep_interval_seconds
             try:
-                if is_away:
-                    self.client.ping()
-                    # After an outage every lease looks expired. Their owners may renew first.
-                    is_away, pause = False, options.lease_seconds
-                else:
-                    swept = sweeper.sweep()
-                    counters["reclaimed"] += swept.reclaimed
-                    counters["buried"] += swept.buried
+                swept = sweeper.sweep()
+                counters["reclaimed"] += swept.reclaimed
+                counters["buried"] += swept.buried
+                counters["unswept"] += len(swept.unswept)
+                reporter.notice(swept.unreported)
             except (RedisError, OSError) as error:
-                logger.info("cannot sweep now: %r", error)
-                is_away = True
+                logger.info("cannot sweep now: %s", error)
             except Exception:
                 logger.exception("could not sweep, for a reason that was not foreseen")
-            time.sleep(pause)
+            time.sleep(options.sweep_interval_seconds)
 
-    def _renew(self) -> None:
+    def _give_back_unreceived(self) -> None:
+        while self._unreceived:
+            poller, number = self._unreceived[0]
+            counters["unreceived"] += scripts.GIVE_BACK(
+                self.client, [], [self.options.key_prefix, self.owner, poller, number]
+            )
+            with self._lock:
+                self._unreceived.pop(0)
+
+    def _renew(self, *, every: bool) -> None:
+        """Renew the leases: `every` one, or those alone that were not renewed so far."""
         if self._is_hung():
             logger.error("the consumer's loop stands still and nothing runs: leases are not renewed")
             return
         with self._lock:
-            held = [lease for name, lease in self._in_flight.items() if name not in self._abandoned]
-        if not held:
-            return
+            names = [name for name in (self._in_flight if every else self._unconfirmed) if name not in self._abandoned]
+            held = [self._in_flight[name] for name in names if name in self._in_flight]
+            self._unconfirmed.difference_update(names)
         options = self.options
         arguments: list[Argument] = [options.key_prefix, self.owner, milliseconds(options.lease_seconds)]
-        for lease in held:
-            arguments += [lease.queue, lease.tag, lease.delivery]
-        for position in scripts.RENEW(self.client, [], arguments):
-            self._lose(held[int(position) - 1])
+        for some in batched(held, RENEWALS):
+            of_each = [part for lease in some for part in (lease.queue, lease.tag, lease.delivery)]
+            for position in scripts.RENEW(self.client, [], [*arguments, *of_each]):
+                self._lose(some[int(position) - 1])
 
     def _lose(self, lease: Lease) -> None:
         with self._lock:
@@ -288,6 +321,7 @@ class Holder:
             self._endings.pop(lease.delivery_tag, None)
             self._abandoned.discard(lease.delivery_tag)
             self._doubtful.pop(lease.delivery_tag, None)
+            self._unconfirmed.discard(lease.delivery_tag)
         counters["lost"] += 1
         logger.warning("lost: the lease of delivery %d of %s has ended", lease.delivery, lease.tag)
         self._lost.append(lease.delivery_tag)

@@ -34,6 +34,10 @@ class Options:
     dead_letter_retention_seconds: float = 14 * 86_400.0
     # "module:function", called with (message, reason) for each dead letter until it has returned. None turns it off.
     on_dead_letter: str | DeadLetterHandler | None = "celery_leases.failures:store_failure"
+    # A handler that takes longer is left to itself, and the next dead letter is reported.
+    on_dead_letter_seconds: float = 30.0
+    # Whether ``Reject(requeue=True)`` counts as a delivery that ended badly. Stock Celery requeues without end.
+    count_requeued_rejections: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -42,7 +46,7 @@ class Options:
             InvalidOptionError: with the option's name and what it must be.
 
         """
-        positive = ("lease_seconds", "sweep_interval_seconds", "unknown_task_delay_seconds")
+        positive = ("lease_seconds", "sweep_interval_seconds", "unknown_task_delay_seconds", "on_dead_letter_seconds")
         for name in positive:
             if getattr(self, name) <= 0:
                 message = f"{name} must be greater than 0, not {getattr(self, name)!r}"

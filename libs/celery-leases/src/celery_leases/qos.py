@@ -46,7 +46,7 @@ class QoS(kombu_redis.QoS):
         message = self._delivered.get(delivery_tag)
         if not requeue:
             self._holder.bury(delivery_tag, worker.rejection(message and message.headers.get("id")))
-        elif worker.is_stopping():
+        elif worker.is_stopping() or not self._holder.options.count_requeued_rejections:
             self._holder.requeue(delivery_tag)
         else:
             self._holder.fail(delivery_tag)

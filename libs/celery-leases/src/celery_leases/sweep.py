@@ -1,101 +1,113 @@
-"""The sweep: due messages join their queue, expired leases go back, dead letters are buried and reported.
+"""The sweep: due messages join their queue, expired leases go back, dead letters are buried.
 
-Every worker runs it once a second, and so may any other process that has a Redis client. It may die anywhere: each
-move is one script, and a dead letter is reported until its handler has returned.
+Every worker runs it once a second, and so may any other process that has a Redis client; one of them at a time does
+the work. It may die anywhere: each move is one script, of some milliseconds at most. Dead letters are reported apart
+from it (`celery_leases.reports`), so that a slow handler delays no message.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from kombu.utils.imports import symbol_by_name
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from celery_leases import keys, scripts
-from celery_leases.admin import decode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
 
-    from celery_leases.options import DeadLetterHandler, Options
+    from celery_leases.options import Options
 
 logger = logging.getLogger(__name__)
 
-# Moves of each kind and queue in one script: about 5 ms of Redis's time at most.
-BATCH = 500
+# Queues that one script looks at: well below a millisecond of Redis's time where nothing is to be moved.
+QUEUES: Final = 50
+# A queue that cannot be swept is named in the log once in so long.
+_COMPLAINT_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Swept:
-    """How many messages one sweep moved."""
+    """What one sweep did: how many messages it moved, and which queues it could not sweep, with the reason."""
 
-    due: int
-    reclaimed: int
-    buried: int
-    reported: int
+    due: int = 0
+    reclaimed: int = 0
+    buried: int = 0
+    # Queues that have dead letters to report.
+    unreported: list[str] = field(default_factory=list)
+    unswept: dict[str, str] = field(default_factory=dict)
+    # Whether no lease is given back for now: Redis was away or silent, or its clock has jumped.
+    is_resting: bool = False
 
 
 class Sweeper:
     """Sweeps all queues under one key prefix."""
 
     def __init__(self, client: redis.Redis, options: Options) -> None:
-        """Resolve the dead letter handler, if there is one."""
+        """Take the client; it must answer or fail within a time that is short beside a lease."""
         self._client = client
         self._options = options
-        handler = options.on_dead_letter
-        self._on_dead_letter: DeadLetterHandler | None = symbol_by_name(handler) if handler else None
+        self._complained_at: dict[str, float] = {}
+        self._was_resting = False
 
     def sweep(self) -> Swept:
-        """Run until nothing is due any more; returns what was moved.
+        """Sweep until nothing is left to move; does nothing when another process has begun to within this interval.
 
         Raises:
             redis.RedisError: when Redis cannot be reached; what was not moved is moved by the next sweep.
 
         """
-        due = reclaimed = buried = reported = 0
-        while True:
-            one_due, one_reclaimed, one_buried, letters = self._run()
-            due, reclaimed, buried = due + one_due, reclaimed + one_reclaimed, buried + one_buried
-            for position in range(0, len(letters), 3):
-                queue, tag, letter = letters[position : position + 3]
-                reported += self._report(queue.decode(), tag.decode(), letter)
-            if max(one_due, one_reclaimed, one_buried) < BATCH:
-                break
-        if reclaimed or buried:
-            logger.warning("swept: %d messages given back, %d buried", reclaimed, buried)
-        return Swept(due, reclaimed, buried, reported)
+        options, swept = self._options, Swept()
+        times = [milliseconds(options.lease_seconds), milliseconds(options.sweep_interval_seconds)]
+        found = scripts.BEGIN_SWEEP(self._client, [], [options.key_prefix, *times, *keys.PARTS]) or []
+        names: list[str] = sorted(name.decode() for name in found)
+        while names:
+            done = self._sweep(names[:QUEUES], swept)
+            names = names[done:]
+        self._tell(swept)
+        return swept
 
-    def _run(self) -> tuple[int, int, int, list[bytes]]:
+    def _sweep(self, queues: Sequence[str], swept: Swept) -> int:
+        """Run the script once; returns how many of the queues, from the first on, are done."""
         options = self._options
-        result: tuple[int, int, int, list[bytes]] = scripts.SWEEP(
+        answer: list[Any] = scripts.SWEEP(
             self._client,
-            [keys.registry(options.key_prefix)],
+            [],
             [
                 options.key_prefix,
                 options.delivery_limit,
                 options.shared_delivery_limit,
                 milliseconds(options.lease_seconds),
+                milliseconds(options.sweep_interval_seconds),
                 milliseconds(options.tombstone_seconds),
                 milliseconds(options.dead_letter_retention_seconds),
-                BATCH,
-                1 if self._on_dead_letter else 0,
+                *queues,
             ],
         )
-        return result
+        done, due, reclaimed, buried, unreported, unswept, rests_ms = answer
+        swept.due += due
+        swept.reclaimed += reclaimed
+        swept.buried += buried
+        swept.unreported += [name.decode() for name in unreported]
+        for queue, error in zip(unswept[::2], unswept[1::2], strict=True):
+            swept.unswept[queue.decode()] = error.decode("utf-8", "replace")
+        swept.is_resting = rests_ms > 0
+        return int(done)
 
-    def _report(self, queue: str, tag: str, letter: bytes) -> int:
-        """Call the handler; on any error the letter stays unreported and is tried again after a lease."""
-        assert self._on_dead_letter is not None  # noqa: S101 -- the script returns letters only when asked to
-        fields = json.loads(letter.decode("utf-8", "replace"))
-        try:
-            self._on_dead_letter(decode(fields["message"]), fields["reason"])
-        except Exception:
-            logger.exception("dead letter %s of %s could not be reported; it is tried again", tag, queue)
-            return 0
-        scripts.REPORTED(self._client, [f"{self._options.key_prefix}{queue}"], [tag])
-        return 1
+    def _tell(self, swept: Swept) -> None:
+        if swept.reclaimed or swept.buried:
+            logger.warning("swept: %d messages given back, %d buried", swept.reclaimed, swept.buried)
+        if swept.is_resting and not self._was_resting:
+            logger.warning("Redis was silent, or its clock has jumped: leases are given back again after a lease")
+        self._was_resting = swept.is_resting
+        now = time.monotonic()
+        for queue, error in swept.unswept.items():
+            if now - self._complained_at.get(queue, float("-inf")) > _COMPLAINT_SECONDS:
+                self._complained_at[queue] = now
+                logger.error("queue %s cannot be swept, all others are: %s", queue, error)
 
 
 def milliseconds(seconds: float) -> int:

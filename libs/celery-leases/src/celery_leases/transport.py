@@ -7,12 +7,13 @@ when that found nothing, BRPOP on the bells of its queues.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from datetime import datetime
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
-
 from urllib.parse import quote
+
 import redis
 from celery import current_app
 from celery.utils.time import maybe_make_aware
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_pollers = itertools.count()
+
 # The header that tells a task how often it has been delivered, from 1.
 DELIVERY_HEADER: Final = "delivery_count"
 
@@ -56,6 +59,9 @@ class LeaseChannel:
     QoS = QoS
     Message = Message
     supports_batch_publish = False
+    # A silent server must not hold the worker's loop for ever. Polling waits for a readable socket and is not bounded.
+    socket_timeout: float | None = 10.0
+    socket_connect_timeout: float | None = 5.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
         """Read our options; kombu's own keys get the same prefix."""
@@ -70,6 +76,9 @@ class LeaseChannel:
         self._popped: list[str] = []
         self._found_nothing = False
         self._forgotten = False
+        # Names the answers of this channel's pops, so that what a lost one took can be found.
+        self._poller = str(next(_pollers))
+        self._pops = self._pop_number = 0
         super().__init__(*args, **kwargs)
 
     @property
@@ -91,18 +100,23 @@ class LeaseChannel:
             _tag_of(headers, properties),
             dumps(message),
             _due_ms(headers.get("eta")),
-            self.priority(self._get_message_priority(message)),
+            self._priority_of(message),
         ]
         try:
-            scripts.PUBLISH(self._plain_client, [], arguments)
+            outcome = scripts.PUBLISH(self._plain_client, [], arguments)
         except (OutOfMemoryError, ReadOnlyError) as error:
             # Full, or a replica for the moment: waiting helps, as it does with a lost connection.
             raise redis.ConnectionError(str(error)) from error
+        if outcome == 0:
+            counters["duplicate"] += 1
+            logger.debug("%s is in queue %s already, or was settled a moment ago: dropped", arguments[2], queue)
 
     # -- taking
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001 -- kombu's signature
         """Consume from a queue; the first that acknowledges starts the sweeping."""
+        if not no_ack:
+            worker.refuse_green_pools()
         self._no_ack[queue] = bool(no_ack)
         result = super().basic_consume(queue, no_ack, *args, **kwargs)  # type: ignore[misc]
         if not no_ack and not self._counted and queue not in self.active_fanout_queues:
@@ -112,7 +126,7 @@ class LeaseChannel:
 
     def basic_get(self, queue: str, no_ack: bool = False, **_: object) -> virtual.Message | None:  # noqa: FBT001, FBT002 -- kombu's signature
         """Return one message, or None."""
-        reply = scripts.POP(self._plain_client, [self._base(queue)], self._pop_arguments([no_ack]))
+        reply = self._pop(queue, no_ack=no_ack)
         if not reply:
             return None
         payload = self._accept([queue], reply, [no_ack])
@@ -124,16 +138,30 @@ class LeaseChannel:
         return message
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:  # noqa: ARG002 -- kombu's signature
-        reply = scripts.POP(self._plain_client, [self._base(queue)], self._pop_arguments([True]))
+        reply = self._pop(queue, no_ack=True)
         payload = reply and self._accept([queue], reply, [True])
         if not payload:
             raise Empty
         envelope: dict[str, Any] = payload[0]
         return envelope
 
+    def _pop(self, queue: str, *, no_ack: bool) -> Any:  # noqa: ANN401 -- the script's answer
+        """Pop from one queue, and wait for the answer."""
+        poller, arguments = f"{self._poller}.get", self._pop_arguments([no_ack], ".get")
+        try:
+            while (reply := scripts.POP(self._plain_client, [self._base(queue)], arguments)) == []:
+                pass
+        except self.connection_errors:
+            self.holder.miss(poller, self._pops)
+            raise
+        return reply
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Send the next command on the polling connection."""
         leases.tick()
+        if self._in_flight:
+            # kombu has dropped the connection of a server that was silent for too long.
+            self._forget_answer()
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
@@ -150,14 +178,15 @@ class LeaseChannel:
             bases = [self._base(queue) for queue in queues]
             command = scripts.POP.command(bases, self._pop_arguments(no_ack), whole=self._forgotten)
             self._in_flight = "POP"
-            self._popped = list(queues)
+            self._popped, self._pop_number = list(queues), self._pops
         self._in_poll = connection
+        self.holder.awaited.add(self._poller)
         self._brpop_sent_at = self.holder.polled_at = monotonic()
         connection.send_command(*command)
 
     def _brpop_read(self, **_: object) -> bool:
         """Read the answer of the command in flight and deliver its message, if it has one."""
-        command, self._in_flight = self._in_flight, ""
+        command = self._in_flight
         try:
             reply = self.client.connection.read_response()
         except NoScriptError:
@@ -169,8 +198,11 @@ class LeaseChannel:
             raise redis.ConnectionError(str(error)) from error
         except self.connection_errors:
             self._drop_polling()
+            self._forget_answer()
             raise
         finally:
+            self._in_flight = ""
+            self.holder.awaited.discard(self._poller)
             self._in_poll = None
             self._flush_brpop_reauth()
         if command == "BRPOP":
@@ -178,7 +210,8 @@ class LeaseChannel:
             raise Empty
         self._forgotten = False
         if not reply:
-            self._found_nothing = True
+            # An empty list: it looked at many tags without a message, and there are more.
+            self._found_nothing = reply is None
             raise Empty
         no_ack = [self._no_ack.get(queue, False) for queue in self._popped]
         delivered = self._accept(self._popped, reply, no_ack)
@@ -188,6 +221,13 @@ class LeaseChannel:
         self._queue_cycle.rotate(queue)
         self._hand_over(payload, queue)
         return True
+
+    def _forget_answer(self) -> None:
+        """Give up the answer of the command in flight; what a pop has taken is given back."""
+        if self._in_flight == "POP":
+            self.holder.miss(self._poller, self._pop_number)
+        self._in_flight = ""
+        self.holder.awaited.discard(self._poller)
 
     def _drop_polling(self) -> None:
         self.client.connection.disconnect()
@@ -207,7 +247,7 @@ class LeaseChannel:
             known = worker.knows(headers.get("task"))
             # kombu decodes the body outside of any handler: one that cannot be would end the worker.
             self.decode_body(payload.get("body") or "", properties.get("body_encoding"))
-            priority = self.priority(self._get_message_priority(payload))
+            priority = self._priority_of(payload)
             if _due_ms(headers.get("eta")) > time() * 1000:
                 # Redis says that it is due; a worker whose clock is behind would keep it until its own agrees.
                 headers["eta"] = None
@@ -247,8 +287,8 @@ class LeaseChannel:
 
     def _size(self, queue: str) -> int:
         with self._plain_client.pipeline(transaction=False) as pipe:
-            for name in _waiting_lists(self._base(queue)):
-                pipe.llen(name)
+            for part in keys.WAITING_LISTS:
+                pipe.llen(f"{self._base(queue)}:{part}")
             return sum(pipe.execute())
 
     def _has_queue(self, queue: str, **_: object) -> bool:
@@ -256,26 +296,28 @@ class LeaseChannel:
         return bool(self._plain_client.exists(*names))
 
     def _purge(self, queue: str) -> int:
-        """Remove what waits; what runs stays. Returns how many messages were removed."""
-        removed = 0
-        for name in _waiting_lists(self._base(queue)):
-            while tags := self._plain_client.rpop(name, 1000):
-                removed += self._plain_client.hdel(f"{self._base(queue)}:{keys.LIVE}", *tags)
+        """Remove what waits or is delayed; what runs stays. Returns how many messages were removed."""
+        removed, has_more = 0, 1
+        while has_more:
+            some, has_more = scripts.PURGE(self._plain_client, [], [self.options.key_prefix, queue])
+            removed += some
         return removed
 
     def _new_queue(self, queue: str, auto_delete: bool = False, **kwargs: Any) -> None:  # noqa: ANN401, FBT001, FBT002 -- kombu's signature
         super()._new_queue(queue, auto_delete=auto_delete, **kwargs)  # type: ignore[misc]
         if queue in self._expires:
             limit_ms = self._expires[queue]
-            self._plain_client.set(f"{self._base(queue)}:{keys.EXPIRES}", limit_ms, px=limit_ms)
+            with self._plain_client.pipeline() as pipe:
+                pipe.sadd(keys.expiring(self.options.key_prefix), queue)
+                pipe.set(f"{self._base(queue)}:{keys.EXPIRES}", limit_ms, px=limit_ms)
+                pipe.execute()
 
     def _maybe_update_queues_expire(self, client: object, queue: str) -> None:
-        """Do nothing: the publish script keeps the time to live of all keys of an expiring queue."""
+        """Do nothing: the publish script notes that the queue is used, and the sweep deletes it when it is not."""
 
     def _delete(self, queue: str, exchange: str, routing_key: str, pattern: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
         super()._delete(queue, exchange, routing_key, pattern, *args, **kwargs)  # type: ignore[misc]
-        self._plain_client.delete(*(f"{self._base(queue)}:{part}" for part in keys.PARTS))
-        self._plain_client.srem(keys.registry(self.options.key_prefix), queue)
+        scripts.DELETE(self._plain_client, [], [self.options.key_prefix, queue, *keys.PARTS])
 
     def _restore(self, message: virtual.Message, leftmost: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 -- kombu's signature
         self.holder.requeue(message.delivery_tag)
@@ -286,6 +328,8 @@ class LeaseChannel:
             self._counted = False
             self.holder.remove_consumer()
         super().close()  # type: ignore[misc]
+        if self._in_flight:
+            self._forget_answer()
 
     # -- small things
 
@@ -294,12 +338,19 @@ class LeaseChannel:
         """A client that sets no prefix: our key names carry it already."""
         return redis.Redis(connection_pool=self.pool)
 
+    def _priority_of(self, message: dict[str, Any]) -> int:
+        """Return the priority by `priority_steps`, within what a pop looks for: 0, the highest, to 9."""
+        return max(0, min(9, int(self.priority(self._get_message_priority(message)))))
+
     def _base(self, queue: str) -> str:
         return f"{self.options.key_prefix}{queue}"
 
-    def _pop_arguments(self, no_ack: Sequence[bool]) -> list[scripts.Argument]:
-        lease_ms = milliseconds(self.options.lease_seconds)
-        return [self.holder.owner, lease_ms, *("take" if taken else "lease" for taken in no_ack)]
+    def _pop_arguments(self, no_ack: Sequence[bool], suffix: str = "") -> list[scripts.Argument]:
+        self._pops += 1
+        options = self.options
+        how = ("take" if taken else "lease" for taken in no_ack)
+        lease_ms = milliseconds(options.lease_seconds)
+        return [options.key_prefix, self.holder.owner, lease_ms, f"{self._poller}{suffix}", self._pops, *how]
 
     if TYPE_CHECKING:  # What kombu's channel brings.
         connection: Any
@@ -336,7 +387,7 @@ class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
     master_name: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
-        """Refuse what would leave this transport at the first failover."""
+        """Refuse to start without the primary's name."""
         client = (args[0] if args else kwargs["connection"]).client
         if not client.transport_options.get("master_name"):
             raise InvalidOptionError("master_name must be set with Sentinel")
@@ -366,55 +417,11 @@ class SentinelChannel(LeaseChannel, kombu_redis.SentinelChannel):
 
 
 class Transport(kombu_redis.Transport):
-    """Celery's broker with leases on one Redis or Valkey."""
+    """Celery's broker with leases on one Redis or Valkey: ``redis://``, ``rediss://`` (TLS) or ``socket://``."""
 
     Channel = Channel
     supports_batch_publish = False
     implements = kombu_redis.Transport.implements.extend(batch_publish=False)
-
-    def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # noqa: ANN401 -- kombu's signature
-        """Let each turn of the worker's loop be seen by the leases."""
-        super().register_with_event_loop(connection, loop)
-        loop.on_tick.add(leases.tick)
-
-
-class SentinelTransport(Transport):
-    """The same with Sentinel: a URL ``sentinel://host:26379``, and the options ``master_name`` and ``sentinels``.
-
-    With ``rediss-sentinel://`` the Sentinels and the primary are spoken to by TLS.
-    """
-
-    default_port = 26379
-    Channel = SentinelChannel
-
-
-def _tag_of(headers: dict[str, Any], properties: dict[str, Any]) -> str:
-    """Return the tag of a message; one that is not a task's is never a duplicate."""
-    task_id = headers.get("id")
-    if task_id is None or "task" not in headers:
-        return f"message:{properties['delivery_tag']}"
-    return tag(task_id, headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0)
-
-
-def _due_ms(eta: str | None) -> int:
-    """Return when an ETA is due in milliseconds since the epoch; 0 when there is none, or none that can be read."""
-    if not eta:
-        return 0
-    try:
-        due = datetime.fromisoformat(eta)
-    except ValueError:
-        return 0  # the worker refuses the message with a clear error
-    if due.tzinfo is None:
-        due = maybe_make_aware(due, current_app.timezone)
-    return milliseconds(due.timestamp())
-
-
-def _waiting_lists(base: str) -> list[str]:
-    return [f"{base}:{part}" for part in keys.PARTS if part.startswith(keys.WAITING)]
-
-
-def _nothing() -> None:
-    """Be told of a lost lease that nobody waits for."""
     # Full, or a replica for the moment, as in the midst of a failover: a worker connects again, rather than end.
     connection_errors = (*kombu_redis.Transport.connection_errors, OutOfMemoryError, ReadOnlyError, MasterDownError)
     # kombu would turn TLS on for its own transports alone.
@@ -454,4 +461,44 @@ def _nothing() -> None:
         host = f"[{uri}]" if ":" in uri else uri
         port = client.port or self.default_port
         return f"{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        """Let each turn of the worker's loop be seen by the leases."""
+        super().register_with_event_loop(connection, loop)
+        loop.on_tick.add(leases.tick)
+
+
+class SentinelTransport(Transport):
+    """The same with Sentinel: a URL ``sentinel://host:26379``, and the options ``master_name`` and ``sentinels``.
+
+    With ``rediss-sentinel://`` the Sentinels and the primary are spoken to by TLS.
+    """
+
+    default_port = 26379
+    Channel = SentinelChannel
     schemes = address.SENTINEL_SCHEMES
+
+
+def _tag_of(headers: dict[str, Any], properties: dict[str, Any]) -> str:
+    """Return the tag of a message; one that is not a task's is never a duplicate."""
+    task_id = headers.get("id")
+    if task_id is None or "task" not in headers:
+        return f"message:{properties['delivery_tag']}"
+    return tag(task_id, headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0)
+
+
+def _due_ms(eta: str | None) -> int:
+    """Return when an ETA is due in milliseconds since the epoch; 0 when there is none, or none that can be read."""
+    if not eta:
+        return 0
+    try:
+        due = datetime.fromisoformat(eta)
+    except ValueError:
+        return 0  # the worker refuses the message with a clear error
+    if due.tzinfo is None:
+        due = maybe_make_aware(due, current_app.timezone)
+    return milliseconds(due.timestamp())
+
+
+def _nothing() -> None:
+    """Be told of a lost lease that nobody waits for."""

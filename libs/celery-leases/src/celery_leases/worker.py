@@ -7,12 +7,15 @@ process (a producer, a plain kombu consumer) there is no worker and every answer
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from typing import Any
 
 from celery import signals
 from celery.exceptions import Reject
 from celery.worker import state
+
+from celery_leases.options import InvalidOptionError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,22 @@ def _remember(sender: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's con
 def _note_rejection(task_id: str, exception: object, **_: object) -> None:
     if isinstance(exception, Reject) and not exception.requeue and exception.reason:
         _rejections[task_id] = str(exception.reason)
+
+
+def refuse_green_pools() -> None:
+    """Refuse a worker whose pool is gevent or eventlet.
+
+    Their tasks share one thread with what renews the leases: a task that computes for longer than a lease would lose
+    it, run again, and be buried in the end although it succeeds.
+
+    Raises:
+        InvalidOptionError: with the pools that can be used.
+
+    """
+    for name in ("gevent", "eventlet"):
+        if f"celery.concurrency.{name}" in sys.modules:
+            message = f"celery-leases does not support the pool {name}: use --pool threads, prefork or solo"
+            raise InvalidOptionError(message)
 
 
 def rejection(task_id: object) -> str:

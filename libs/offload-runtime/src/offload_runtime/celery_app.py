@@ -29,6 +29,8 @@ REQUIRED = {name: value for name, value in LEASE_SETTINGS.items() if name != "ta
     "task_track_started": False,
 }
 LONGEST_RECONNECT_PAUSE_SECONDS = 2
+# A record is written and a mail is published: a second try comes soon when one of them does not answer.
+DEAD_LETTER_SECONDS = 5
 
 
 class Connection(kombu.Connection):
@@ -86,13 +88,12 @@ def create_app(
         "tombstone_seconds": 0,
         "dead_letter_retention_seconds": settings.dead_letter_retention_seconds,
         "on_dead_letter": partial(_dead_letter, app),
-        "socket_timeout": None,
-        "socket_connect_timeout": 5,
+        "on_dead_letter_seconds": DEAD_LETTER_SECONDS,
         "socket_keepalive": True,
         "health_check_interval": 10,
     }
     required = dict(REQUIRED)
-    if redis_client.is_sentinel(settings):
+    if settings.uses_sentinel:
         required["broker_transport"] = "celery_leases:SentinelTransport"
         options["sentinels"] = redis_client.sentinels(settings)
         options["master_name"] = settings.redis_sentinel_master

@@ -1,7 +1,8 @@
 """The stamps that probes look at: files whose times say that the consumer's loop does its work.
 
-Liveness is stamped once a second while the worker consumes, is full, or tries to connect again. It grows old when the
-loop stands still, or turns without asking for messages. It stays fresh while Redis is away: a restart would not help.
+Liveness is stamped once a second while the worker consumes, is full, waits for Redis's answer, or tries to connect
+again. It grows old when the loop stands still, or turns without asking for messages. It stays fresh while Redis is away
+or silent: a restart would not help.
 Readiness is stamped only while work is taken, and is removed when that ends.
 """
 
@@ -56,7 +57,9 @@ class LivenessStep(bootsteps.StartStopStep):
     def _beat(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer
         full = len(state.reserved_requests) >= consumer.pool.num_processes
         polled = max((holder.polled_at or 0.0 for holder in leases.holders()), default=0.0)
-        if full or time.monotonic() - polled < POLL_LIMIT_SECONDS:
-            for path in (self._path, self._ready_path):
-                if path is not None:
-                    stamp(path)
+        takes_work = full or time.monotonic() - polled < POLL_LIMIT_SECONDS
+        waits = any(holder.awaited for holder in leases.holders())
+        if self._path is not None and (takes_work or waits):
+            stamp(self._path)
+        if self._ready_path is not None and takes_work:
+            stamp(self._ready_path)

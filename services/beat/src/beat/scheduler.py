@@ -15,10 +15,11 @@ from redis.exceptions import RedisError
 
 from celery_leases.options import Options
 from celery_leases.publish import PUBLISH_LUA
+from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
 from offload_runtime import keys, liveness, messages, records, telemetry
 from offload_runtime.messages import PUBLISHED_AT
-from offload_runtime.redis_client import connect
+from offload_runtime.redis_client import cause, connect
 
 if TYPE_CHECKING:
     from beat.schedules import Schedule
@@ -45,11 +46,11 @@ class SlotScheduler(Scheduler):
         self._settings: BeatSettings = app.settings  # type: ignore[assignment]
         self._schedules = schedules
         self._client = connect(app.settings)
-        self._sweeper = Sweeper(self._client, Options.of(app.conf.broker_transport_options))
+        options = Options.of(app.conf.broker_transport_options)
+        self._sweeper, self._reporter = Sweeper(self._client, options), Reporter(lambda: self._client, options)
         # Slots that are known to be published: the script decides, this only spares it the question.
         self._done: dict[str, datetime] = {}
         self._is_away = False
-        self._sweep_from = float("-inf")
         self._has_begun = False
 
     def tick(self, *_: object, **__: object) -> float:
@@ -60,14 +61,11 @@ class SlotScheduler(Scheduler):
             self._begin(now)
             for schedule in self._schedules:
                 self._publish_due(schedule, now)
-            if started >= self._sweep_from:
-                self._sweeper.sweep()
+            self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:
             if not self._is_away:
-                logger.warning("Redis is away, and will be tried each second: %r", error)
+                logger.warning("waiting for Redis (%s), which is tried each second: %s", cause(error), error)
             self._is_away = True
-            # After an outage every lease looks expired. Their owners may renew first.
-            self._sweep_from = time.monotonic() + self._settings.lease_seconds
         else:
             self._is_away = False
             if self._settings.readiness_file is not None:

@@ -1,15 +1,18 @@
 -- Takes the oldest message of the first queue that has one.
 -- KEYS: the queues' bases in the order to try them.
--- ARGV: owner, lease_ms, then for each queue 'lease' or 'take' (consumers that never acknowledge settle by the pop).
--- Returns {index of the queue, tag, message, delivery} or nil.
-local owner, lease_ms = ARGV[1], tonumber(ARGV[2])
+-- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that never
+-- acknowledge settle by the pop).
+-- Returns {index of the queue, tag, message, delivery}; {} when there is more to look at; nil when nothing waits.
+local prefix, owner, lease_ms, poller, number = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local looked_at = 0
 
 local function take(base, list)
-  while true do
+  while looked_at < MOVES do
     local tag = redis.call('RPOP', list)
     if not tag then
       return nil
     end
+    looked_at = looked_at + 1
     local message = redis.call('HGET', base .. ':live', tag)
     -- A tag without a message was cancelled; one with an owner is a stale copy of a message that runs.
     if message and redis.call('HEXISTS', base .. ':owners', tag) == 0 then
@@ -18,33 +21,48 @@ local function take(base, list)
   end
 end
 
-local function is_empty(base)
-  for _, step in ipairs({'', '.3', '.6', '.9'}) do
-    if redis.call('EXISTS', base .. ':waiting' .. step) == 1 then
+local function is_empty(base, last)
+  for priority = 0, last do
+    if redis.call('EXISTS', waiting_list(base, priority)) == 1 then
       return false
     end
   end
   return true
 end
 
-for _, step in ipairs({'', '.3', '.6', '.9'}) do
+-- Most queues have no priorities, and need be looked at once.
+local lasts, longest = {}, 0
+for index, base in ipairs(KEYS) do
+  lasts[index] = redis.call('EXISTS', base .. ':priorities') == 1 and 9 or 0
+  longest = math.max(longest, lasts[index])
+end
+for priority = 0, longest do
   for index, base in ipairs(KEYS) do
-    local list = base .. ':waiting' .. step
-    local tag, message = take(base, list)
+    local tag, message
+    if priority <= lasts[index] then
+      tag, message = take(base, waiting_list(base, priority))
+    end
     if tag then
-      if is_empty(base) then
+      if is_empty(base, lasts[index]) then
         redis.call('DEL', base .. ':bell')
       end
-      if ARGV[2 + index] == 'take' then
+      if ARGV[5 + index] == 'take' then
         redis.call('HDEL', base .. ':live', tag)
         redis.call('HDEL', base .. ':priorities', tag)
         return {index, tag, message, 1}
       end
       local h = read_history(base, tag)
       local delivery = h.deliveries + 1
-      redis.call('ZADD', base .. ':leases', now_ms() + lease_ms, tag)
+      -- Half a millisecond marks a delivery that its owner has not confirmed: this answer may still be lost.
+      redis.call('ZADD', base .. ':leases', now_ms() + lease_ms + 0.5, tag)
       redis.call('HSET', base .. ':owners', tag, owner .. ' ' .. delivery)
+      redis.call('HINCRBY', prefix .. 'held', owner, 1)
+      redis.call('SET', prefix .. 'popped:' .. owner .. ':' .. poller, cjson.encode({number, base, tag, delivery}),
+        'PX', lease_ms * 10)
       return {index, tag, message, delivery}
+    end
+    if looked_at >= MOVES then
+      return {}
     end
   end
 end

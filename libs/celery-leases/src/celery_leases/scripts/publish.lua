@@ -1,5 +1,6 @@
 -- leases_publish(prefix, queue, tag, message, due_ms, priority)
--- Puts a message into its queue, or among the delayed ones when due_ms (Redis's clock) lies ahead.
+-- Puts a message into its queue, or among the delayed ones when due_ms (Redis's clock) lies ahead. The priority is 0, the
+-- highest, to 9.
 -- Returns 1 when it waits, 2 when it is delayed, 0 when its tag is already live, delayed, dead or settled (nothing
 -- changes): a step published again by a second run of the one before it must not give a poison three more lives.
 local function leases_publish(prefix, queue, tag, message, due_ms, priority)
@@ -11,7 +12,10 @@ local function leases_publish(prefix, queue, tag, message, due_ms, priority)
     return 0
   end
   local outcome = 1
-  if tonumber(priority) > 0 then
+  -- No pop looks for any other.
+  priority = math.max(0, math.min(9, math.floor(tonumber(priority))))
+  local is_first = redis.call('HLEN', base .. ':live') == 0
+  if priority > 0 then
     redis.call('HSET', base .. ':priorities', tag, priority)
   end
   local now = nil
@@ -22,12 +26,12 @@ local function leases_publish(prefix, queue, tag, message, due_ms, priority)
   if now and tonumber(due_ms) > now then
     redis.call('HSET', base .. ':delayed-messages', tag, message)
     redis.call('ZADD', base .. ':delayed', due_ms, tag)
-    redis.call('SADD', prefix .. 'queues', queue)
+    is_first = true
     outcome = 2
   else
     redis.call('HSET', base .. ':live', tag, message)
     local waiting = base .. ':waiting'
-    if tonumber(priority) > 0 then
+    if priority > 0 then
       waiting = waiting .. '.' .. priority
     end
     redis.call('LPUSH', waiting, tag)
@@ -35,15 +39,14 @@ local function leases_publish(prefix, queue, tag, message, due_ms, priority)
     if redis.call('LPUSH', base .. ':bell', 1) > 32 then
       redis.call('LTRIM', base .. ':bell', 0, 31)
     end
-    if redis.call('HLEN', base .. ':live') == 1 then
-      redis.call('SADD', prefix .. 'queues', queue)
-    end
+  end
+  if is_first then
+    -- The sweep takes a queue out of the registry only when nothing of it is left.
+    redis.call('SADD', prefix .. 'queues', queue)
   end
   local expires = redis.call('GET', base .. ':expires')
   if expires then
-    for _, part in ipairs({'live', 'waiting', 'bell', 'expires', 'priorities', 'delayed', 'delayed-messages'}) do
-      redis.call('PEXPIRE', base .. ':' .. part, expires)
-    end
+    redis.call('PEXPIRE', base .. ':expires', expires)
   end
   return outcome
 end

@@ -1,8 +1,17 @@
 -- What the scripts that move messages share. KEYS and ARGV are theirs.
 
+-- Most messages that one script moves or looks at: a few milliseconds of Redis's time.
+local MOVES = 200
+
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- At `maxmemory` Redis refuses what may need memory, unless the script has written before. What ends or renews a lease,
+-- or moves a message, must go on then: it needs next to nothing, and it is what makes room.
+local function go_on_when_full(prefix)
+  redis.call('UNLINK', prefix .. 'nothing')
 end
 
 -- A tag's history: how often it was delivered, how many of those it alone can be blamed for, how many ended together
@@ -21,9 +30,19 @@ local function write_history(base, tag, h)
     string.format('%d %d %d %.0f', h.deliveries, h.own, h.shared, h.unknown_since))
 end
 
-local function drop_lease(base, tag)
+-- Returns the owner and the delivery of a running message, or nil.
+local function owner_of(base, tag)
+  local owner, delivery = string.match(redis.call('HGET', base .. ':owners', tag) or '', '^(.*) (%d+)$')
+  return owner, tonumber(delivery)
+end
+
+-- `held` counts the leases of each owner.
+local function drop_lease(prefix, base, tag, owner)
   redis.call('ZREM', base .. ':leases', tag)
   redis.call('HDEL', base .. ':owners', tag)
+  if redis.call('HINCRBY', prefix .. 'held', owner, -1) < 1 then
+    redis.call('HDEL', prefix .. 'held', owner)
+  end
 end
 
 local function ring(base)
@@ -32,17 +51,21 @@ local function ring(base)
   end
 end
 
-local function waiting_list(base, tag)
-  local priority = redis.call('HGET', base .. ':priorities', tag)
-  if priority then
+-- The list of the messages of a priority: 0, the highest, to 9.
+local function waiting_list(base, priority)
+  if priority > 0 then
     return base .. ':waiting.' .. priority
   end
   return base .. ':waiting'
 end
 
+local function priority_of(base, tag)
+  return tonumber(redis.call('HGET', base .. ':priorities', tag) or 0)
+end
+
 -- Back to the head: a task that was taken before must not wait behind a long backlog again.
 local function requeue(base, tag)
-  redis.call('RPUSH', waiting_list(base, tag), tag)
+  redis.call('RPUSH', waiting_list(base, priority_of(base, tag)), tag)
   ring(base)
 end
 
@@ -53,17 +76,16 @@ local function postpone(base, tag, due_ms)
   redis.call('ZADD', base .. ':delayed', due_ms, tag)
 end
 
--- A dead letter is born unreported: whoever sweeps reports it until the handler has returned.
+-- A dead letter is born unreported: whoever reports dead letters does so until the handler has returned.
 local function bury(base, tag, reason, owner, h, now)
   local message = redis.call('HGET', base .. ':live', tag) or ''
-  redis.call('HDEL', base .. ':live', tag)
-  redis.call('HDEL', base .. ':history', tag)
-  redis.call('HDEL', base .. ':priorities', tag)
   local earlier = redis.call('HGET', base .. ':deaths', tag)
-  redis.call('HDEL', base .. ':deaths', tag)
   redis.call('HSET', base .. ':dead', tag, cjson.encode({
     message = message, reason = reason, deliveries = h.deliveries, owner = owner, died_at_ms = now,
-    earlier = earlier and cjson.decode(earlier) or nil}))
+    priority = priority_of(base, tag), earlier = earlier and cjson.decode(earlier) or nil}))
   redis.call('ZADD', base .. ':dead-at', now, tag)
   redis.call('ZADD', base .. ':unreported', now, tag)
+  for _, part in ipairs({'live', 'history', 'priorities', 'deaths'}) do
+    redis.call('HDEL', base .. ':' .. part, tag)
+  end
 end

@@ -1,5 +1,5 @@
 -- leases_redrive(prefix, queue, tag)
--- Puts a dead letter back to the tail of its queue. Nobody is blamed for what was, but deliveries go on being counted
+-- Puts a dead letter back to the tail of its queue, with the priority that it had. Nobody is blamed for what was, but deliveries go on being counted
 -- from where they were: a run from before the death must stay older than every run after it.
 -- How it died is kept until the message ends well. Needs leases_publish before it.
 -- Returns the deliveries before it, or -1 when there is no such dead letter.
@@ -17,7 +17,7 @@ local function leases_redrive(prefix, queue, tag)
     redriven_at_ms = time[1] * 1000 + math.floor(time[2] / 1000)}
   leases_discard(prefix, queue, tag)
   redis.call('ZREM', base .. ':settled', tag)
-  leases_publish(prefix, queue, tag, letter.message, 0, 0)
+  leases_publish(prefix, queue, tag, letter.message, 0, letter.priority or 0)
   redis.call('HSET', base .. ':history', tag, string.format('%d 0 0 0', letter.deliveries))
   redis.call('HSET', base .. ':deaths', tag, cjson.encode(deaths))
   return letter.deliveries

@@ -1,0 +1,16 @@
+-- Takes dead letters of one queue to be reported, and leaves them to nobody else for a while.
+-- ARGV: prefix, queue, claim_ms. Returns {tag, dead letter, ...}, the oldest first, 20 at most.
+local base, now = ARGV[1] .. ARGV[2], now_ms()
+local letters = {}
+go_on_when_full(ARGV[1])
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', base .. ':unreported', '-inf', now, 'LIMIT', 0, 20)) do
+  local letter = redis.call('HGET', base .. ':dead', tag)
+  if letter then
+    redis.call('ZADD', base .. ':unreported', now + tonumber(ARGV[3]), tag)
+    letters[#letters + 1] = tag
+    letters[#letters + 1] = letter
+  else
+    redis.call('ZREM', base .. ':unreported', tag)
+  end
+end
+return letters
