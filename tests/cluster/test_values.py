@@ -66,6 +66,7 @@ REFUSED = {
     "workers.image.queues={mail}": ("workers.image.queues: image-worker does not serve mail",),
     "workers.image.keda.minReplicas=20": ("workers.image.keda.minReplicas: 20 is more than maxReplicas 10",),
     "workers.image=null,workers.mail=null": ("workers: there is no fleet",),
+    "workers.image.enabled=false,workers.mail.enabled=false": ("workers: there is no fleet",),
     "gateway.shutdownSeconds=60": ("gateway.terminationGracePeriodSeconds: 45", "preStopSeconds 5"),
     "gateway.autoscaling.enabled=true,gateway.replicas=2": ("gateway.replicas: 2 is fixed",),
     "redis.url=redis://redis.example.com:6379": ("networkPolicy.redis.cidrs: must be set", "redis.example.com"),
@@ -78,7 +79,15 @@ REFUSED = {
     "keda.enabled=true": ("keda.enabled: true needs keda.sh/v1alpha1/ScaledObject", "helm install keda"),
     "monitoring.serviceMonitor.enabled=true": ("monitoring.serviceMonitor.enabled", "Install the Prometheus Operator"),
     "monitoring.podMonitor.enabled=true": ("monitoring.podMonitor.enabled", "Install the Prometheus Operator"),
-    "gateway.httpRoute.enabled=true": ("gateway.httpRoute.enabled", "Install the Gateway API"),
+    "gateway.httpRoute.enabled=true": (
+        "gateway.httpRoute.enabled",
+        "Install the Gateway API",
+        "gateway.httpRoute.parentRefs: must name a Gateway",
+    ),
+    "gateway.ingress.enabled=true": ("gateway.ingress.hosts: must name a host",),
+    "enabled=false": ("enabled: false is for the `condition`",),
+    "redis.url=rediss-sentinel://192.0.2.1:26379": ("redis.sentinelMaster: must be set",),
+    "redis.url=rediss://redis.example.com:6379/0?ssl_cert_reqs=none": ("redis.url", "must be redis://"),
     # Types, ranges and unknown keys: the schema.
     "beat.replicas=2": ("/beat", "'replicas' not allowed"),
     "gateway.replcas=2": ("/gateway", "'replcas' not allowed"),
@@ -153,6 +162,73 @@ def test_it_works_as_a_dependency(tmp_path):
     assert "image: registry.test/offload/gateway:0.1.1" in said
 
 
+def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(tmp_path):
+    """What an umbrella chart does with its dependencies."""
+    parent = tmp_path / "parent"
+    (parent / "charts").mkdir(parents=True)
+    run("cp", "-r", str(CHART), str(parent / "charts" / "offload"))
+    dependency = "  - {{name: offload, version: '*', alias: {0}, condition: {0}.enabled}}\n"
+    (parent / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: parent\nversion: 1.0.0\ndependencies:\n"
+        + "".join(dependency.format(name) for name in ("jobs", "thumbs", "off"))
+    )
+    (parent / "values.yaml").write_text(
+        "global: {imagePullSecrets: [{name: registry}, plain]}\n"
+        "off: {enabled: false}\n"
+        "jobs: {enabled: true, workers: {image: {enabled: false}}}\n"
+        "thumbs:\n  x-small: &small {limits: {memory: 300Mi}}\n  gateway: {resources: *small}\n"
+    )
+    rendered = run("helm", "template", "x", str(parent), "--kube-version", "1.35.0")
+    made = [item for item in yaml.safe_load_all(rendered) if item]
+    names = [(item["kind"], item["metadata"]["name"]) for item in made]
+    assert len(names) == len(set(names))
+    workers = {name for kind, name in names if kind == "Deployment" and "-worker-" in name}
+    assert workers == {"x-jobs-worker-mail", "x-thumbs-worker-image", "x-thumbs-worker-mail"}
+    pods = [item["spec"]["template"]["spec"] for item in made if item["kind"] == "Deployment"]
+    assert all(pod["imagePullSecrets"] == [{"name": "registry"}, {"name": "plain"}] for pod in pods)
+
+
+def test_long_names_do_not_meet():
+    names = set()
+    for release in ("a" * 45 + "-one", "a" * 45 + "-two"):
+        made = [item for item in yaml.safe_load_all(run("helm", "template", release, str(CHART))) if item]
+        found = {(item["kind"], item["metadata"]["name"]) for item in made}
+        assert all(len(name) <= 63 for _, name in found)
+        assert not found & names
+        names |= found
+
+
+def test_only_the_api_is_public_unless_more_is_asked_for():
+    def paths(*arguments: str) -> list[str]:
+        (rule,) = one("Ingress", "gateway", *ALL, *arguments)["spec"]["rules"]
+        return [path["path"] for path in rule["http"]["paths"]]
+
+    assert paths() == ["/v1"]
+    assert paths("--set", "gateway.ingress.paths={/v1,/docs,/openapi.json}") == ["/v1", "/docs", "/openapi.json"]
+    (rule,) = one("HTTPRoute", "gateway", *ALL)["spec"]["rules"]
+    assert [match["path"] for match in rule["matches"]] == [{"type": "PathPrefix", "value": "/v1"}]
+
+
+def test_what_hangs_is_ended_at_once_and_asked_with_a_limit():
+    for name, spec in pod_specs().items():
+        for container in spec["containers"]:
+            if probe := container.get("livenessProbe"):
+                assert probe["terminationGracePeriodSeconds"] <= 5, name
+                assert "tcpSocket" not in probe, f"{name}: the kernel accepts connections for a server that hangs"
+                for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                    command = container.get(kind, {}).get("exec", {}).get("command", [])
+                    assert "valkey-cli" not in " ".join(command) or "timeout -s KILL" in " ".join(command)
+
+
+def test_an_ipv6_address_of_redis():
+    values = ("--set", "redis.url=redis://[fd00::1]:7000/1,keda.enabled=true", *KEDA)
+    egress = json.dumps(one("NetworkPolicy", "beat", *values)["spec"]["egress"])
+    assert '"cidr": "fd00::1/128"' in egress
+    assert "7000" in egress
+    trigger = one("ScaledObject", "worker-mail", *values)["spec"]["triggers"][0]
+    assert trigger["metadata"]["address"] == "[fd00::1]:7000"
+
+
 def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():
     served = []
     for name in ("worker-image", "worker-mail"):
@@ -170,6 +246,7 @@ def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():
 ALL = (
     "--set", "keda.enabled=true,redis.acl=true,keda.composite.enabled=true,gateway.ingress.enabled=true",
     "--set", "gateway.ingress.hosts={offload.test},gateway.httpRoute.enabled=true,gateway.autoscaling.enabled=true",
+    "--set", "gateway.httpRoute.parentRefs[0].name=public",
     "--set", "monitoring.serviceMonitor.enabled=true,monitoring.podMonitor.enabled=true", *KEDA,
     "--api-versions", "gateway.networking.k8s.io/v1/HTTPRoute",
     "--api-versions", "monitoring.coreos.com/v1/ServiceMonitor",

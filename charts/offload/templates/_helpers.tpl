@@ -2,10 +2,16 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
+{{/* A name that is too long ends with a hash of the whole: two that begin alike must not meet. */}}
 {{- define "offload.fullname" -}}
 {{- $name := include "offload.name" . -}}
 {{- $made := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
-{{- .Values.fullnameOverride | default $made | trunc 40 | trimSuffix "-" -}}
+{{- $whole := .Values.fullnameOverride | default $made | trimSuffix "-" -}}
+{{- if gt (len $whole) 40 -}}
+{{- printf "%s-%s" (trunc 33 $whole | trimSuffix "-") (sha256sum $whole | trunc 6) -}}
+{{- else -}}
+{{- $whole -}}
+{{- end -}}
 {{- end }}
 
 {{/* Selector labels never change in a release's life: no version among them. Takes (dict "root" $ "component" …). */}}
@@ -43,8 +49,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- $served := dict "image-worker" (list "images" "reports") "mail-worker" (list "mail" "callbacks" "maintenance") -}}
 {{- $fleets := dict -}}
 {{- range $name, $given := .Values.workers -}}
-{{- if $given -}}
-{{- $fleet := mustMergeOverwrite (deepCopy $.Values.workerDefaults) (deepCopy $given) -}}
+{{- /* Helm 3 takes out what is null, Helm 4 may leave it. */ -}}
+{{- $fleet := mustMergeOverwrite (deepCopy $.Values.workerDefaults) (deepCopy ($given | default (dict "enabled" false))) -}}
+{{- if $fleet.enabled -}}
 {{- $all := get $served $fleet.service -}}
 {{- $queues := $fleet.queues | default $all -}}
 {{- $foreign := list -}}
@@ -65,21 +72,23 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{/* Where Redis is, as JSON: bundled, sentinel, tls, addresses (host:port, …), hosts, ports, database. */}}
 {{- define "offload.redis" -}}
 {{- if .Values.redis.url -}}
-{{- $scheme := regexFind "^[a-z+]+" .Values.redis.url -}}
-{{- $rest := regexReplaceAll "^[a-z+]+://" .Values.redis.url "" -}}
-{{- $default := eq $scheme "sentinel" | ternary "26379" "6379" -}}
+{{- $scheme := regexFind "^[a-z-]+" .Values.redis.url -}}
+{{- $rest := regexReplaceAll "^[a-z-]+://" .Values.redis.url "" -}}
+{{- $sentinel := hasSuffix "sentinel" $scheme -}}
+{{- $default := $sentinel | ternary "26379" "6379" -}}
 {{- $addresses := list -}}
 {{- $hosts := list -}}
 {{- $ports := list -}}
 {{- range $node := splitList "," (index (splitList "/" $rest) 0) -}}
-{{- $host := index (splitList ":" $node) 0 -}}
-{{- $port := regexFind ":[0-9]+$" $node | trimPrefix ":" | default $default -}}
+{{- /* An IPv6 address stands in brackets. */ -}}
+{{- $host := regexFind "^(\\[[^\\]]*\\]|[^:]*)" $node -}}
+{{- $port := trimPrefix $host $node | trimPrefix ":" | default $default -}}
 {{- $addresses = append $addresses (printf "%s:%s" $host $port) -}}
-{{- $hosts = append $hosts $host -}}
+{{- $hosts = append $hosts (trimAll "[]" $host) -}}
 {{- $ports = append $ports $port -}}
 {{- end -}}
-{{- if eq $scheme "sentinel" -}}{{- $ports = append $ports "6379" -}}{{- end -}}
-{{- dict "bundled" false "sentinel" (eq $scheme "sentinel") "tls" (eq $scheme "rediss") "addresses" $addresses "hosts" $hosts "ports" (uniq $ports) "database" (regexFind "/[0-9]+$" $rest | trimPrefix "/" | default "0") | toJson -}}
+{{- if $sentinel -}}{{- $ports = append $ports "6379" -}}{{- end -}}
+{{- dict "bundled" false "sentinel" $sentinel "tls" (hasPrefix "rediss" $scheme) "addresses" $addresses "hosts" $hosts "ports" (uniq $ports) "database" (regexFind "/[0-9]+$" $rest | trimPrefix "/" | default "0") | toJson -}}
 {{- else -}}
 {{- $address := printf "%s-valkey.%s.svc:6379" (include "offload.fullname" .) .Release.Namespace -}}
 {{- dict "bundled" true "sentinel" false "tls" false "addresses" (list $address) "hosts" list "ports" (list "6379") "database" "0" | toJson -}}
@@ -113,9 +122,9 @@ redis://{{ index $redis.addresses 0 }}/0
 {{- end -}}
 {{- end }}
 
-{{/* Whether a host is an IPv4 address, from which its /32 follows. */}}
+{{/* Whether a host is an IP address, from which its address block follows. */}}
 {{- define "offload.isAddress" -}}
-{{- regexMatch "^[0-9]+(\\.[0-9]+){3}$" . | ternary "yes" "" -}}
+{{- regexMatch "^([0-9]+(\\.[0-9]+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*)$" . | ternary "yes" "" -}}
 {{- end }}
 
 {{/* A value that is kept over upgrades once it was made. Takes (dict "root" $ "secret" name "key" key "length" 40). */}}

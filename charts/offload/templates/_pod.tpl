@@ -6,7 +6,8 @@ enableServiceLinks: false
 {{- with concat (.root.Values.images.pullSecrets) (((.root.Values.global).imagePullSecrets) | default list) }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  {{- /* A name, or as a pod has it. */}}
+  - name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
   {{- end }}
 {{- end }}
 securityContext:
@@ -143,6 +144,11 @@ command: [python, -m, {{ .module }}]
     secretKeyRef: {name: {{ include "offload.secret" (dict "root" . "of" "links") }}, key: link-secret}
 {{- end }}
 
+{{/* Of a liveness probe: what is hung does not stop by itself, and must not be waited for as long as what works. */}}
+{{- define "offload.hungGrace" -}}
+terminationGracePeriodSeconds: 5
+{{- end }}
+
 {{/* The stamps are looked at by a shell: a Python that imports Celery costs sixty times as much. */}}
 {{- define "offload.stampProbes" -}}
 startupProbe:
@@ -156,6 +162,7 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
+  {{- include "offload.hungGrace" . | nindent 2 }}
 readinessProbe:
   exec:
     command: [sh, -c, "test $(( $(date +%s) - $(stat -c %Y /tmp/ready) )) -lt 10"]

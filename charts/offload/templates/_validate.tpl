@@ -7,10 +7,10 @@
 
 {{- if contains "cluster" (regexFind "^[a-z+]+" $url) -}}
 {{- $wrong = append $wrong (printf "redis.url: %q is a Redis Cluster, whose slots Celery's queues cannot cross. Use one primary: redis://, rediss:// or sentinel://." $url) -}}
-{{- else if and $url (not (regexMatch "^(redis|rediss|sentinel)://[^/@]+(/[0-9]+)?$" $url)) -}}
-{{- $wrong = append $wrong (printf "redis.url: %q must be redis://host:port/0, rediss://… or sentinel://host:port,host:port/0, without credentials: they go into the Secret of existingSecrets.redis." (regexReplaceAll "//[^@/]*@" $url "//…@")) -}}
+{{- else if and $url (not (regexMatch "^(rediss?|(rediss-)?sentinel)://[^/@?]+(/[0-9]+)?$" $url)) -}}
+{{- $wrong = append $wrong (printf "redis.url: %q must be redis://host:port/0, rediss://…, sentinel://host:port,host:port/0 or rediss-sentinel://…, without credentials: they go into the Secret of existingSecrets.redis." (regexReplaceAll "//[^@/]*@" $url "//…@")) -}}
 {{- end -}}
-{{- if and (hasPrefix "sentinel:" $url) (not $values.redis.sentinelMaster) -}}
+{{- if and (regexMatch "^(rediss-)?sentinel:" $url) (not $values.redis.sentinelMaster) -}}
 {{- $wrong = append $wrong "redis.sentinelMaster: must be set with a sentinel:// URL; it is the name after `sentinel monitor`." -}}
 {{- end -}}
 {{- if and (empty $url) (not $values.valkey.enabled) -}}
@@ -93,6 +93,31 @@
 {{- $wrong = append $wrong (printf "networkPolicy.%s.cidrs: must be set for the host name %q: a NetworkPolicy knows addresses only. Or networkPolicy.%s.peers for pods of this cluster, or networkPolicy.enabled=false." $what $host $what) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- with $values.gateway.ingress -}}
+{{- if and .enabled (empty .hosts) -}}
+{{- $wrong = append $wrong "gateway.ingress.hosts: must name a host when gateway.ingress.enabled is true." -}}
+{{- end -}}
+{{- end -}}
+{{- with $values.gateway.httpRoute -}}
+{{- if and .enabled (empty .parentRefs) -}}
+{{- $wrong = append $wrong "gateway.httpRoute.parentRefs: must name a Gateway when gateway.httpRoute.enabled is true, as in [{name: public, namespace: gateways}]." -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (toString $values.enabled) "false" -}}
+{{- $wrong = append $wrong "enabled: false is for the `condition` of a chart that has this one among its dependencies; nothing else reads it. Use helm uninstall." -}}
+{{- end -}}
+
+{{- /* A StatefulSet's claims cannot be changed: the API server would refuse the whole upgrade. */ -}}
+{{- range $component, $of := dict "valkey" $values.valkey "s3" $values.seaweedfs -}}
+{{- $found := lookup "apps/v1" "StatefulSet" $.Release.Namespace (printf "%s-%s" (include "offload.fullname" $) $component) -}}
+{{- with (($found).spec).volumeClaimTemplates -}}
+{{- $size := (first .).spec.resources.requests.storage -}}
+{{- if ne $size (toString $of.persistence.size) -}}
+{{- $wrong = append $wrong (printf "%s.persistence.size: the volume has %s, and Helm cannot change it to %v. Set it back, or follow docs/how-to/runbook.md (A volume is full)." (eq $component "s3" | ternary "seaweedfs" $component) $size $of.persistence.size) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
