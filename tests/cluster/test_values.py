@@ -170,11 +170,11 @@ def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(t
     dependency = "  - {{name: offload, version: '*', alias: {0}, condition: {0}.enabled}}\n"
     (parent / "Chart.yaml").write_text(
         "apiVersion: v2\nname: parent\nversion: 1.0.0\ndependencies:\n"
-        + "".join(dependency.format(name) for name in ("jobs", "thumbs", "off"))
+        + "".join(dependency.format(name) for name in ("jobs", "thumbs", "spare"))
     )
     (parent / "values.yaml").write_text(
         "global: {imagePullSecrets: [{name: registry}, plain]}\n"
-        "off: {enabled: false}\n"
+        "spare: {enabled: false}\n"
         "jobs: {enabled: true, workers: {image: {enabled: false}}}\n"
         "thumbs:\n  x-small: &small {limits: {memory: 300Mi}}\n  gateway: {resources: *small}\n"
     )
