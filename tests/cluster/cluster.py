@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "offload"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+SEED = "0123456789abcdef" * 2
 OUTSIDE = "198.51.100.10"  # the lab's host that is not in the cluster
 
 
@@ -55,10 +56,11 @@ def get(*arguments: str) -> dict[str, Any]:
     return json.loads(kubectl("get", *arguments, "-o", "json"))
 
 
-def render(*arguments: str, check: bool = True, helm: str = "helm") -> str:
+def render(*arguments: str, check: bool = True, helm: str = "helm", seed: str = SEED) -> str:
     """Return the chart's manifests, or with `check` off what Helm says instead."""
     return run(
-        helm, "template", "offload", str(CHART), "--namespace", "offload", "--kube-version", "1.35.0", *arguments,
+        helm, "template", "offload", str(CHART), "--namespace", "offload", "--kube-version", "1.35.0",
+        "--set", f"secrets.seed={seed}", *arguments,
         check=check,
     )  # fmt: skip
 

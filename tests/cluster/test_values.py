@@ -12,7 +12,7 @@ import yaml
 
 from offload_contracts import Queue
 
-from .cluster import CHART, ROOT, render, run
+from .cluster import CHART, ROOT, SEED, render, run
 
 KEDA = ("--api-versions", "keda.sh/v1alpha1/ScaledObject")
 EXTERNAL = (
@@ -156,7 +156,8 @@ def test_it_works_as_a_dependency(tmp_path):
     run("cp", "-r", str(CHART), str(parent / "charts" / "offload"))
     (parent / "Chart.yaml").write_text("apiVersion: v2\nname: parent\nversion: 1.0.0\n")
     (parent / "values.yaml").write_text(
-        "global: {imageRegistry: registry.test, anything: else}\noffload: {logLevel: DEBUG}\n"
+        "global: {imageRegistry: registry.test, anything: else}\n"
+        f"offload: {{logLevel: DEBUG, secrets: {{seed: {SEED}}}}}\n"
     )
     said = run("helm", "template", "x", str(parent), "--kube-version", "1.35.0")
     assert "image: registry.test/offload/gateway:0.1.1" in said
@@ -173,10 +174,11 @@ def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(t
         + "".join(dependency.format(name) for name in ("jobs", "thumbs", "spare"))
     )
     (parent / "values.yaml").write_text(
+        f"x-secrets: &secrets {{seed: {SEED}}}\n"
         "global: {imagePullSecrets: [{name: registry}, plain]}\n"
         "spare: {enabled: false}\n"
-        "jobs: {enabled: true, workers: {image: {enabled: false}}}\n"
-        "thumbs:\n  x-small: &small {limits: {memory: 300Mi}}\n  gateway: {resources: *small}\n"
+        "jobs: {enabled: true, secrets: *secrets, workers: {image: {enabled: false}}}\n"
+        "thumbs:\n  secrets: *secrets\n  x-small: &small {limits: {memory: 300Mi}}\n  gateway: {resources: *small}\n"
     )
     rendered = run("helm", "template", "x", str(parent), "--kube-version", "1.35.0")
     made = [item for item in yaml.safe_load_all(rendered) if item]
@@ -191,7 +193,13 @@ def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(t
 def test_long_names_do_not_meet():
     names = set()
     for release in ("a" * 45 + "-one", "a" * 45 + "-two"):
-        made = [item for item in yaml.safe_load_all(run("helm", "template", release, str(CHART))) if item]
+        made = [
+            item
+            for item in yaml.safe_load_all(
+                run("helm", "template", release, str(CHART), "--set", f"secrets.seed={SEED}")
+            )
+            if item
+        ]
         found = {(item["kind"], item["metadata"]["name"]) for item in made}
         assert all(len(name) <= 63 for _, name in found)
         assert not found & names
@@ -402,6 +410,17 @@ def templates(*arguments: str) -> dict[str, str]:
         ("gateway.apiKeys={a:" + "0" * 64 + "}", {"offload-gateway"}),
         ("workers.image.concurrency=3", {"offload-worker-image"}),
         ("smtp.from=other@example.com", {"offload-worker-mail"}),
+        (
+            "secrets.seed=" + SEED[::-1],
+            {
+                "offload-gateway",
+                "offload-beat",
+                "offload-worker-image",
+                "offload-worker-mail",
+                "offload-valkey",
+                "offload-s3",
+            },
+        ),
         ("keda.pollingIntervalSeconds=7", set()),
         ("networkPolicy.enabled=false", set()),
     ],
@@ -468,3 +487,129 @@ def test_checkov_finds_nothing_without_a_reason(tmp_path):
 
 def test_the_manifests_in_k8s_are_what_the_chart_renders():
     run(sys.executable, str(ROOT / "k8s" / "render.py"), "--check")
+
+
+def test_every_render_makes_the_same_secrets_or_none():
+    first, second = (objects() for _ in range(2))
+    assert first == second
+    made = [item for item in first if item["kind"] == "Secret"]
+    values = [value for item in made for key, value in item["stringData"].items() if key != "api-keys"]
+    assert len(set(values)) == len(values) == 5
+    assert [one for one in yaml.safe_load_all(render(seed=SEED[::-1])) if one] != first
+    assert "/secrets/seed" in render(seed="short", check=False)
+    refused = render(seed="", check=False)
+    assert "secrets.seed: must be set where Helm does not see the cluster" in refused
+    assert "existingSecrets.apiKeys, existingSecrets.links, existingSecrets.redis, existingSecrets.s3" in refused
+    own = "existingSecrets.apiKeys=s,existingSecrets.links=s,existingSecrets.redis=s,existingSecrets.s3=s"
+    assert "kind: Secret" not in render("--set", own, seed="")
+
+
+EVERYWHERE = ("gateway", "beat", "workerDefaults")
+POD_FIELDS = {
+    "nodeSelector": {"disk": "fast"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "high",
+}
+MORE_POD_FIELDS = POD_FIELDS | {
+    "runtimeClassName": "gvisor",
+    "dnsPolicy": "None",
+    "dnsConfig": {"nameservers": ["10.0.0.10"]},
+    "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["smtp"]}],
+    "initContainers": [{"name": "wait", "image": "busybox"}],
+}
+CONTAINER_FIELDS = {"envFrom": [{"secretRef": {"name": "more"}}], "lifecycle": {"preStop": {"sleep": {"seconds": 9}}}}
+
+
+def with_values(tmp_path, values: dict) -> list[dict]:
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return objects("--values", str(path), *KEDA)
+
+
+def test_pods_take_what_a_platform_gives_them(tmp_path):
+    values = {name: MORE_POD_FIELDS | CONTAINER_FIELDS | {"annotations": {"reload": "yes"}} for name in EVERYWHERE}
+    for name in EVERYWHERE:
+        values[name]["livenessProbe"] = {"periodSeconds": 77}
+    for name in ("valkey", "seaweedfs", "mailpit"):
+        values[name] = POD_FIELDS | {"podLabels": {"team": "jobs"}, "podAnnotations": {"a": "b"}}
+    values["helmTest"] = POD_FIELDS | {"resources": {"limits": {"memory": "99Mi"}}}
+    spread = [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}]
+    for name in ("gateway", "workerDefaults"):
+        values[name] |= {"strategy": {"type": "Recreate"}, "topologySpreadConstraints": spread}
+    made = with_values(tmp_path, values)
+    ours = ("gateway", "beat", "worker-image", "worker-mail")
+    seen = 0
+    for item in made:
+        if item["kind"] not in {"Deployment", "StatefulSet", "Pod"}:
+            continue
+        seen += 1
+        spec = item["spec"] if item["kind"] == "Pod" else item["spec"]["template"]["spec"]
+        name = item["metadata"]["name"].removeprefix("offload-")
+        fields = MORE_POD_FIELDS if name in ours else POD_FIELDS
+        assert {key: spec.get(key) for key in fields} == fields, name
+        (container, *_) = spec["containers"]
+        if name in ours:
+            assert {key: container[key] for key in CONTAINER_FIELDS} == CONTAINER_FIELDS, name
+            assert container["livenessProbe"]["periodSeconds"] == 77
+            assert container["livenessProbe"]["terminationGracePeriodSeconds"] == 5, "what is not said stays"
+            assert item["metadata"]["annotations"] == {"reload": "yes"}
+        if name in {"gateway", "worker-image", "worker-mail"}:
+            assert item["spec"]["strategy"] == {"type": "Recreate"}
+            assert spec["topologySpreadConstraints"] == spread
+        if name in {"valkey", "s3", "mailpit"}:
+            assert item["spec"]["template"]["metadata"]["labels"]["team"] == "jobs"
+            assert item["spec"]["template"]["metadata"]["annotations"].items() >= {"a": "b"}.items()
+        if name == "test":
+            assert container["resources"]["limits"] == {"memory": "99Mi"}
+    assert seen == 8
+
+
+def test_a_cluster_may_choose_the_users(tmp_path):
+    """OpenShift gives each namespace its own; whatever is null is left out, by Helm 3 and 4."""
+    values = {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}}
+    for item in with_values(tmp_path, values):
+        if item["kind"] in {"Deployment", "StatefulSet", "Pod"}:
+            spec = item["spec"] if item["kind"] == "Pod" else item["spec"]["template"]["spec"]
+            assert set(spec["securityContext"]) <= {"runAsNonRoot", "seccompProfile", "fsGroupChangePolicy"}
+    path = tmp_path / "values.yaml"
+    assert "runAsUser" not in render("--values", str(path), helm="helm3")
+
+
+def test_services_accounts_networks_and_objects_of_ones_own(tmp_path):
+    service = {
+        "type": "LoadBalancer", "loadBalancerClass": "metal", "ipFamilyPolicy": "PreferDualStack", "nodePort": 30080,
+        "ipFamilies": ["IPv6", "IPv4"], "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"],
+    }  # fmt: skip
+    extra = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}}
+    rule = {"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}]}
+    made = with_values(
+        tmp_path,
+        {
+            "gateway": {"service": service},
+            "serviceAccount": {"name": "existing"},
+            "networkPolicy": {"dns": {"cidrs": ["169.254.20.10/32"], "ports": [53, 5353]}, "extraEgress": [rule]},
+            "extraObjects": [extra, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: text}\n"],
+            "redis": {"url": "rediss://192.0.2.1:6379/0", "clientSecret": "client"},
+            "keda": {"enabled": True},
+        },
+    )
+    by_name = {(item["kind"], item["metadata"]["name"]): item for item in made}
+    spec = by_name["Service", "offload-gateway"]["spec"]
+    assert spec.pop("ports")[0]["nodePort"] == 30080
+    assert {key: spec[key] for key in service if key != "nodePort"} == {
+        k: v for k, v in service.items() if k != "nodePort"
+    }
+    assert not [name for kind, name in by_name if kind == "ServiceAccount"]
+    assert {("ConfigMap", "mine"), ("ConfigMap", "text")} <= set(by_name)
+    for name in ("beat", "gateway", "worker-mail"):
+        rules = by_name["NetworkPolicy", f"offload-{name}"]["spec"]["egress"]
+        assert rule in rules
+        assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in rules[0]["to"]
+        assert {port["port"] for port in rules[0]["ports"]} == {53, 5353}
+    beat = by_name["Deployment", "offload-beat"]["spec"]["template"]["spec"]
+    assert beat["serviceAccountName"] == "existing"
+    (url,) = [one["value"] for one in beat["containers"][0]["env"] if one["name"] == "OFFLOAD_REDIS_URL"]
+    assert url.endswith("?ssl_certfile=/etc/offload/redis-client/tls.crt&ssl_keyfile=/etc/offload/redis-client/tls.key")
+    targets = by_name["TriggerAuthentication", "offload-redis"]["spec"]["secretTargetRef"]
+    assert {target["parameter"] for target in targets} == {"cert", "key"}

@@ -105,13 +105,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- if $redis.bundled -}}
 redis://{{ index $redis.addresses 0 }}/0
 {{- else -}}
-{{ .Values.redis.url }}{{ if .Values.redis.caSecret }}?ssl_cert_reqs=required&ssl_ca_certs=/etc/offload/redis-ca/ca.crt{{ end }}
+{{- $options := list -}}
+{{- if .Values.redis.caSecret }}{{ $options = append $options "ssl_ca_certs=/etc/offload/redis-ca/ca.crt" }}{{ end -}}
+{{- if .Values.redis.clientSecret -}}
+{{- $options = concat $options (list "ssl_certfile=/etc/offload/redis-client/tls.crt" "ssl_keyfile=/etc/offload/redis-client/tls.key") -}}
 {{- end -}}
-{{- end }}
-
-{{/* The name of a Secret: one that exists, or the chart's own. Takes (dict "root" $ "of" "redis"). */}}
-{{- define "offload.secret" -}}
-{{- index .root.Values.existingSecrets .of | default (printf "%s-%s" (include "offload.fullname" .root) (.of | kebabcase)) -}}
+{{ .Values.redis.url }}{{ with $options }}?{{ join "&" . }}{{ end }}
+{{- end -}}
 {{- end }}
 
 {{- define "offload.smtp" -}}
@@ -125,11 +125,4 @@ redis://{{ index $redis.addresses 0 }}/0
 {{/* Whether a host is an IP address, from which its address block follows. */}}
 {{- define "offload.isAddress" -}}
 {{- regexMatch "^([0-9]+(\\.[0-9]+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*)$" . | ternary "yes" "" -}}
-{{- end }}
-
-{{/* A value that is kept over upgrades once it was made. Takes (dict "root" $ "secret" name "key" key "length" 40). */}}
-{{- define "offload.kept" -}}
-{{- $found := lookup "v1" "Secret" .root.Release.Namespace .secret -}}
-{{- $kept := index (($found).data | default dict) .key -}}
-{{- if $kept -}}{{ $kept | b64dec }}{{- else -}}{{ randAlphaNum .length }}{{- end -}}
 {{- end }}

@@ -1,7 +1,7 @@
 {{/* What every pod has in common. Takes (dict "root" $ "component" … "of" the component's values "fsGroup" bool). */}}
 {{- define "offload.pod" -}}
 automountServiceAccountToken: false
-serviceAccountName: {{ include "offload.fullname" .root }}
+serviceAccountName: {{ .root.Values.serviceAccount.name | default (include "offload.fullname" .root) }}
 enableServiceLinks: false
 {{- with concat (.root.Values.images.pullSecrets) (((.root.Values.global).imagePullSecrets) | default list) }}
 imagePullSecrets:
@@ -10,16 +10,8 @@ imagePullSecrets:
   - name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
   {{- end }}
 {{- end }}
-securityContext:
-  runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
-  {{- if .fsGroup }}
-  fsGroup: 10001
-  fsGroupChangePolicy: OnRootMismatch
-  {{- end }}
-  seccompProfile:
-    type: RuntimeDefault
+{{- $security := omit .root.Values.podSecurityContext (.fsGroup | default false | ternary "" "fsGroup") (.fsGroup | default false | ternary "" "fsGroupChangePolicy") }}
+securityContext: {{ include "offload.given" $security | nindent 2 }}
 {{- with .of.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
@@ -32,11 +24,28 @@ tolerations: {{ toYaml . | nindent 2 }}
 {{- with .of.affinity }}
 affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
+{{- range $field := list "runtimeClassName" "dnsPolicy" "dnsConfig" "hostAliases" "initContainers" }}
+{{- with index $.of $field }}
+{{ dict $field . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A map as YAML without what is null: Helm 4 may leave it where Helm 3 takes it out. */}}
+{{- define "offload.given" -}}
+{{- $given := dict -}}
+{{- range $key, $value := . -}}
+{{- if not (kindIs "invalid" $value) -}}{{- $_ := set $given $key $value -}}{{- end -}}
+{{- end -}}
+{{- toYaml $given -}}
 {{- end }}
 
 {{/* Over nodes and zones as far as it goes: a pod that cannot be spread is better than one that cannot run. */}}
 {{- define "offload.spread" -}}
 topologySpreadConstraints:
+  {{- with .of.topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
   {{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
   - maxSkew: 1
     topologyKey: {{ $key }}
@@ -44,15 +53,29 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels: {{ include "offload.selector" $ | nindent 8 }}
   {{- end }}
+  {{- end }}
 {{- end }}
 
 {{/* Takes (dict "root" $ "writable" bool): only a container with synced code has a writable root. */}}
 {{- define "offload.containerSecurity" -}}
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: {{ not .writable }}
-  capabilities:
-    drop: [ALL]
+{{- $security := deepCopy .root.Values.containerSecurityContext -}}
+{{- if .writable }}{{ $_ := set $security "readOnlyRootFilesystem" false }}{{ end -}}
+securityContext: {{ include "offload.given" $security | nindent 2 }}
+{{- end }}
+
+{{/* A container's probes and lifecycle, with what the values say of each, and their `envFrom`. Takes (dict "chart" YAML "of" the
+component's values). */}}
+{{- define "offload.container" -}}
+{{- $fields := fromYaml .chart -}}
+{{- range $kind := list "startupProbe" "readinessProbe" "livenessProbe" -}}
+{{- with index $.of $kind -}}
+{{- $_ := set $fields $kind (mustMergeOverwrite (index $fields $kind) (deepCopy .)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $field := list "lifecycle" "envFrom" -}}
+{{- with index $.of $field -}}{{- $_ := set $fields $field . -}}{{- end -}}
+{{- end -}}
+{{- toYaml $fields -}}
 {{- end }}
 
 {{/* The command of a service: process 1 is the service itself, or the watcher in development. */}}
@@ -180,6 +203,11 @@ readinessProbe:
   mountPath: /etc/offload/redis-ca
   readOnly: true
 {{- end }}
+{{- if .root.Values.redis.clientSecret }}
+- name: redis-client
+  mountPath: /etc/offload/redis-client
+  readOnly: true
+{{- end }}
 {{- with .of.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -191,6 +219,11 @@ readinessProbe:
     sizeLimit: 256Mi
 {{- with .root.Values.redis.caSecret }}
 - name: redis-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .root.Values.redis.clientSecret }}
+- name: redis-client
   secret:
     secretName: {{ . }}
 {{- end }}

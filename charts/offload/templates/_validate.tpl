@@ -111,6 +111,16 @@
 {{- $wrong = append $wrong "enabled: false is for the `condition` of a chart that has this one among its dependencies; nothing else reads it. Use helm uninstall." -}}
 {{- end -}}
 
+{{- /* Whatever renders without the cluster (helm template, Argo CD) would make other secrets each time, and the next new pod would not know
+the last ones. A list of a namespace's Secrets is empty without a cluster alone: with one it has a kind. */ -}}
+{{- $made := list -}}
+{{- range $of, $needed := dict "apiKeys" true "links" true "redis" (empty $url) "s3" (empty $values.s3.bucket) -}}
+{{- if and $needed (empty (index $values.existingSecrets $of)) -}}{{- $made = append $made (printf "existingSecrets.%s" $of) -}}{{- end -}}
+{{- end -}}
+{{- if and $made (empty $values.secrets.seed) (empty (lookup "v1" "Secret" .Release.Namespace "")) -}}
+{{- $wrong = append $wrong (printf "secrets.seed: must be set where Helm does not see the cluster (helm template, --dry-run=client, Argo CD): each render would make other secrets, and pods that start later would not know the earlier ones. Set it to 32 random characters or more (openssl rand -hex 32), or name Secrets of your own: %s. Or use --dry-run=server." (join ", " (sortAlpha $made))) -}}
+{{- end -}}
+
 {{- /* A StatefulSet's claims cannot be changed: the API server would refuse the whole upgrade. */ -}}
 {{- range $component, $of := dict "valkey" $values.valkey "s3" $values.seaweedfs -}}
 {{- $found := lookup "apps/v1" "StatefulSet" $.Release.Namespace (printf "%s-%s" (include "offload.fullname" $) $component) -}}
