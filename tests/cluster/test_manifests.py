@@ -89,7 +89,8 @@ def test_all_that_can_be_switched_on_is_accepted_too():
         for kind in ("servicemonitor", "podmonitor", "httproute", "ingress", "scaledobject", "horizontalpodautoscaler"):
             assert kind in said, kind
         # And Helm sees by itself that they are there.
-        switches = "gateway.httpRoute.enabled=true,monitoring.serviceMonitor.enabled=true"
+        switches = "gateway.httpRoute.enabled=true,gateway.httpRoute.parentRefs[0].name=public"
+        switches += ",monitoring.serviceMonitor.enabled=true"
         run("helm", "install", "x", str(CHART), "-n", "offload", "--dry-run=server", "--set", switches)
     finally:
         kubectl("delete", "namespace", "offload", "--wait=false")
