@@ -188,6 +188,7 @@ class Client:
         self.prefix = prefix or uuid.uuid4().hex[:8]
         self.accepted: dict[str, str] = {}  # task id -> recipient
         self.statuses: Counter[int] = Counter()
+        self.codes: Counter[str] = Counter()  # of the 503s
         self.retry_after_missing = 0
         self.reconnects = 0
         self._lock = threading.Lock()
@@ -220,6 +221,8 @@ class Client:
                     task_id: str = answer.json()["task_id"]
                     self.accepted[task_id] = recipient
                     return task_id
+                if answer.status_code == 503:
+                    self.codes[answer.json().get("code", "")] += 1
                 if answer.status_code in {429, 503} and "Retry-After" not in answer.headers:
                     self.retry_after_missing += 1
             time.sleep(0.3)
