@@ -24,9 +24,10 @@ def store_failure(message: dict[str, Any], reason: str) -> None:
     A task that has ended keeps its result: its message may be here because the worker died before the
     acknowledgement, or because `task_acks_on_failure_or_timeout` is off.
     """
-    headers = message.get("headers") or {}
-    task_id, backend = headers.get("id"), current_app.backend
-    if not task_id:
+    headers, backend = message.get("headers"), current_app.backend
+    # What could not be made a task of has no result that anybody waits for.
+    task_id = headers.get("id") if isinstance(headers, dict) else None
+    if not headers or not isinstance(task_id, str):
         return
     has_results = not isinstance(backend, DisabledBackend)
     if has_results and backend.get_state(task_id) in states.READY_STATES:
