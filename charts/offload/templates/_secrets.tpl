@@ -14,27 +14,36 @@
 {{- else -}}{{ randAlphaNum .length }}{{- end -}}
 {{- end }}
 
+{{/* Which of `existingSecrets` the chart makes itself, as a JSON list: those that are needed and have no name. */}}
+{{- define "offload.ownSecrets" -}}
+{{- $own := list -}}
+{{- range $of, $needed := dict "apiKeys" true "links" true "redis" (empty .Values.redis.url) "s3" (empty .Values.s3.bucket) -}}
+{{- if and $needed (empty (index $.Values.existingSecrets $of)) -}}{{- $own = append $own $of -}}{{- end -}}
+{{- end -}}
+{{- toJson $own -}}
+{{- end }}
+
 {{/* The Secrets that the chart makes, as JSON: name -> key -> value. Made once for all templates: a random one is another each time. */}}
 {{- define "offload.madeSecrets" -}}
 {{- if not (hasKey .Values "madeSecrets") -}}
-{{- $existing := .Values.existingSecrets -}}
+{{- $own := include "offload.ownSecrets" . | fromJsonArray -}}
 {{- $made := dict -}}
-{{- if not $existing.apiKeys -}}
+{{- if has "apiKeys" $own -}}
 {{- $name := include "offload.secret" (dict "root" $ "of" "apiKeys") -}}
 {{- $key := include "offload.kept" (dict "root" $ "secret" $name "key" "api-key" "length" 43) | trimPrefix "offload_" | printf "offload_%s" -}}
 {{- $lines := prepend .Values.gateway.apiKeys (printf "default:%s:operator,tasks" (sha256sum $key)) -}}
 {{- $_ := set $made $name (dict "api-key" $key "api-keys" (printf "%s\n" (join "\n" $lines))) -}}
 {{- end -}}
 {{- $wanted := dict -}}
-{{- if not $existing.links -}}{{- $_ := set $wanted "links" (dict "link-secret" 48) -}}{{- end -}}
-{{- if and (include "offload.redis" . | fromJson).bundled (not $existing.redis) -}}
+{{- if has "links" $own -}}{{- $_ := set $wanted "links" (dict "link-secret" 48) -}}{{- end -}}
+{{- if has "redis" $own -}}
 {{- $keys := dict "redis-password" 40 -}}
 {{- if .Values.redis.acl -}}
 {{- range include "offload.aclUsers" . | fromYaml | keys -}}{{- $_ := set $keys (printf "redis-%s-password" .) 40 -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $wanted "redis" $keys -}}
 {{- end -}}
-{{- if and (empty .Values.s3.bucket) (not $existing.s3) -}}{{- $_ := set $wanted "s3" (dict "s3-secret-access-key" 40) -}}{{- end -}}
+{{- if has "s3" $own -}}{{- $_ := set $wanted "s3" (dict "s3-secret-access-key" 40) -}}{{- end -}}
 {{- range $of, $keys := $wanted -}}
 {{- $name := include "offload.secret" (dict "root" $ "of" $of) -}}
 {{- $data := dict -}}

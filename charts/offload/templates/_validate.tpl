@@ -113,12 +113,9 @@
 
 {{- /* Whatever renders without the cluster (helm template, Argo CD) would make other secrets each time, and the next new pod would not know
 the last ones. A list of a namespace's Secrets is empty without a cluster alone: with one it has a kind. */ -}}
-{{- $made := list -}}
-{{- range $of, $needed := dict "apiKeys" true "links" true "redis" (empty $url) "s3" (empty $values.s3.bucket) -}}
-{{- if and $needed (empty (index $values.existingSecrets $of)) -}}{{- $made = append $made (printf "existingSecrets.%s" $of) -}}{{- end -}}
-{{- end -}}
-{{- if and $made (empty $values.secrets.seed) (empty (lookup "v1" "Secret" .Release.Namespace "")) -}}
-{{- $wrong = append $wrong (printf "secrets.seed: must be set where Helm does not see the cluster (helm template, --dry-run=client, Argo CD): each render would make other secrets, and pods that start later would not know the earlier ones. Set it to 32 random characters or more (openssl rand -hex 32), or name Secrets of your own: %s. Or use --dry-run=server." (join ", " (sortAlpha $made))) -}}
+{{- $own := include "offload.ownSecrets" . | fromJsonArray -}}
+{{- if and $own (empty $values.secrets.seed) (empty (lookup "v1" "Secret" .Release.Namespace "")) -}}
+{{- $wrong = append $wrong (printf "secrets.seed: must be set where Helm does not see the cluster (helm template, --dry-run=client, Argo CD): each render would make other secrets, and pods that start later would not know the earlier ones. Set it to 32 random characters or more (openssl rand -hex 32), or name Secrets of your own: existingSecrets.%s. Or use --dry-run=server." (join ", existingSecrets." (sortAlpha $own))) -}}
 {{- end -}}
 
 {{- /* A StatefulSet's claims cannot be changed: the API server would refuse the whole upgrade. */ -}}

@@ -244,11 +244,16 @@ def test_a_redriven_message_keeps_its_priority(client):
     assert client.lrange(f"{BASE}:waiting.6", 0, -1) == [b"a"]
 
 
-def test_a_handler_that_hangs_holds_nothing_up(client):
-    for name in "abcdefg":
+def bury(client, names: str) -> None:
+    """Make a dead letter of each name, for the reason that it is called by."""
+    for name in names:
         publish(client, name)
         pop(client)
         hand_back(client, name, "bury", name)
+
+
+def test_a_handler_that_hangs_holds_nothing_up(client):
+    bury(client, "abcdefg")
     seen = []
 
     def hangs(_message: object, reason: str) -> None:
@@ -264,10 +269,7 @@ def test_a_handler_that_hangs_holds_nothing_up(client):
 
 
 def test_nothing_more_is_reported_while_too_many_handlers_hang(client):
-    for name in "abcdefg":
-        publish(client, name)
-        pop(client)
-        hand_back(client, name, "bury", name)
+    bury(client, "abcdefg")
     seen = []
 
     def hangs(_message: object, reason: str) -> None:
