@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import random
 
@@ -52,7 +53,7 @@ def mutations(chance: random.Random, whole: dict, count: int) -> list[bytes]:
             if chance.random() < 0.3:
                 del target[name]
             else:
-                target[name] = chance.choice(values)
+                target[name] = copy.deepcopy(chance.choice(values))
             if not all(isinstance(envelope.get(part), dict) for part in ("headers", "properties")):
                 break
             if not isinstance(envelope["properties"].get("delivery_info"), dict):
@@ -79,6 +80,11 @@ def test_no_envelope_ends_the_worker_and_none_is_lost(cluster):
     made = mutations(random.Random(seed), whole, 300)
     for number, text in enumerate(made):
         assert scripts.PUBLISH(client, [], [PREFIX, QUEUE, f"f{number}:0:0", text, 0, 0]) == 1
+    # Celery raises on these when the pool's slot is taken already.
+    for number in range(4):
+        unhashable = {**whole, "headers": {**whole["headers"], "stamps": {"group": [[]]}, "stamped_headers": [[]]}}
+        text = json.dumps(unhashable)
+        assert scripts.PUBLISH(client, [], [PREFIX, QUEUE, f"u{number}:0:0", text, 0, 0]) == 1
     worker = cluster.worker("-c", "2")
     live = keys.key(PREFIX, QUEUE, keys.LIVE)
     delayed = keys.key(PREFIX, QUEUE, keys.DELAYED)

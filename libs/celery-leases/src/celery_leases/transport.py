@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import redis
 from celery import current_app
+from celery.exceptions import BackendError
 from celery.utils.time import maybe_make_aware
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
@@ -275,13 +276,21 @@ class LeaseChannel:
             self.connection._deliver(payload, queue)  # noqa: SLF001 -- as kombu's own channels do
         except self.connection_errors:
             raise
-        except Exception:
+        except Exception as error:
             delivery_tag = payload["properties"].get("delivery_tag")
             if not worker.is_here() or delivery_tag not in self.qos._delivered or worker.is_active(delivery_tag):  # noqa: SLF001 -- kombu's
                 raise
-            logger.exception("a message of %s cannot be made a task of: it goes to the dead letters", queue)
+            self.end_unusable(delivery_tag, error)
+
+    def end_unusable(self, delivery_tag: str, error: Exception) -> None:
+        """Bury a message that raised, a moment ago, when Celery made a task of it; hand it back if a server is away."""
+        if isinstance(error, (*self.connection_errors, BackendError)):
+            logger.warning("a message cannot be made a task of now: it goes back to its queue: %r", error)
+            self.holder.requeue(delivery_tag)
+        else:
+            logger.error("a message cannot be made a task of: it goes to the dead letters", exc_info=error)
             self.holder.bury(delivery_tag, UNDECODABLE)
-            virtual.QoS.ack(self.qos, delivery_tag)
+        virtual.QoS.ack(self.qos, delivery_tag)
 
     # -- queues
 

@@ -28,6 +28,34 @@ _rejections: dict[str, str] = {}
 def _remember(sender: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's consumer is untyped
     global _consumer  # noqa: PLW0603 -- one worker a process
     _consumer = weakref.ref(sender)
+    _guard_slots(sender)
+
+
+def _guard_slots(consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer is untyped
+    """End a message that raises when its task is handed to the pool, and free the slot that it was given.
+
+    Celery has taken the slot by then and would never give it back: a few such messages would stop a worker.
+    """
+    controller = consumer.controller
+    process = controller._process_task  # noqa: SLF001 -- Celery has no hook between the slot and the pool
+    has_slots = controller.process_task == controller._process_task_sem  # noqa: SLF001 -- as above
+
+    def guarded(request: Any) -> None:  # noqa: ANN401 -- Celery's request is untyped
+        try:
+            process(request)
+        except Exception as error:
+            end = getattr(request.message.channel, "end_unusable", None)
+            if end is None or is_active(request.message.delivery_tag):
+                raise
+            end(request.message.delivery_tag, error)
+            if has_slots:
+                controller._quick_release()  # noqa: SLF001 -- as Celery itself does for a revoked task
+
+    if has_slots:
+        controller._process_task = guarded  # noqa: SLF001 -- as above
+    else:
+        # Where tasks go that waited for their rate limit.
+        consumer.on_task_request = guarded
 
 
 @signals.task_failure.connect(weak=False)
