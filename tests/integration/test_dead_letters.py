@@ -135,9 +135,7 @@ def test_deleted_listed_in_pages_and_in_bulk(offload):
     ids = [app.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(11)]
     redis = offload.redis.client()
     for _ in ids:
-        _, tag, _, _ = scripts.POP(
-            redis, [f"{PREFIX}reports"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"]
-        )
+        _, tag, *_ = scripts.POP(redis, [f"{PREFIX}reports"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"])
         scripts.HAND_BACK(redis, [], [PREFIX, "reports", tag, "a dying worker", 1, "failed", 1])
     moment = round(time.time() * 1000) - 60_000
     redis.zadd(f"{PREFIX}reports:dead-at", {f"{one}:0:0": moment for one in ids[:10]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import Reject
+from kombu.common import Broadcast
 
 import celery_leases
 
@@ -24,6 +26,8 @@ app.conf.update(
     task_acks_on_failure_or_timeout=os.environ.get("ACKS_ON_FAILURE", "1") == "1",
     worker_enable_remote_control=os.environ.get("REMOTE_CONTROL", "1") == "1",
 )
+if os.environ.get("BROADCAST"):
+    app.conf.task_queues = [Broadcast("everywhere", routing_key="all")]
 if pool := os.environ.get("GREEN_POOL"):
     # Neither gevent nor eventlet is installed. Celery's module of the pool stands for it: no more is looked at.
     sys.modules[f"celery.concurrency.{pool}"] = types.ModuleType(pool)
@@ -55,6 +59,19 @@ def step(self, value: str, seconds: float = 0.0) -> str:
     time.sleep(seconds)
     note("done", value)
     return value + "."
+
+
+@app.task(ignore_result=True)
+def stalls(key: str, seconds: float) -> None:
+    """Sleep in C, with the interpreter's lock: no other thread of this process runs."""
+    note("start", key)
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    note("done", key)
+
+
+@app.task(ignore_result=True, rate_limit="30/m")
+def limited(key: str) -> None:
+    note("done", key)
 
 
 @app.task(bind=True)

@@ -20,12 +20,12 @@ SENTINEL = "celery_leases:SentinelTransport"
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://user:p%40ss@host:1/3", "redis://user:**@host:1/3"),
-        ("rediss://:secret@host/0", "rediss://:**@host:6379/0"),
-        ("redis://[fd00::1]:7/1", "redis://[fd00::1]:7/1"),
-        ("rediss://[fd00::1]", "rediss://[fd00::1]:6379/"),
-        ("socket://:secret@/run/redis.sock", "socket://:**@/run/redis.sock"),
-        ("localhost", "redis://localhost:6379/"),
+        ("redis://user:p%40ss@host:1/3", "leases+redis://user:**@host:1/3"),
+        ("rediss://:secret@host/0", "leases+rediss://:**@host:6379/0"),
+        ("redis://[fd00::1]:7/1", "leases+redis://[fd00::1]:7/1"),
+        ("rediss://[fd00::1]", "leases+rediss://[fd00::1]:6379/"),
+        ("socket://:secret@/run/redis.sock", "leases+socket://:**@/run/redis.sock"),
+        ("localhost", "leases+redis://localhost:6379/"),
     ],
 )
 def test_a_url_is_shown_without_its_password_and_kept_by_a_clone(url, shown):

@@ -67,12 +67,44 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
         victim = cluster.workers.pop(0)
         victim.send(signal.SIGTERM)
         cluster.worker("-c", "2", ready=False)
-        # billiard's children wait up to 30 s for results that their parent has taken already.
-        until(lambda victim=victim: victim.exit_code is not None, "the worker to stop", seconds=60)
+        until(lambda victim=victim: victim.exit_code is not None, "the worker to stop")
         assert victim.exit_code == 0
     drained(cluster)
     assert cluster.noted("start") == dict.fromkeys(names, 1)
     assert cluster.noted("done") == dict.fromkeys(names, 1)
+
+
+def test_lost_connections_under_load_neither_lose_nor_double(cluster):
+    """A pool's child may have a task that it has not confirmed yet when its worker's connections are lost."""
+    names = publish_effects(cluster.app(), 2000, 0.002)
+    for _ in range(2):
+        cluster.worker("-c", "4", ready=False)
+    until(lambda: cluster.noted("done"), "the first effect")
+    client = cluster.server.client()
+    cuts = 0
+    while client.hlen(WORK_LIVE) > 300:
+        done = cluster.noted("done").total()
+        client.client_kill_filter(_type="normal", skipme=True)
+        cuts += 1
+        until(lambda done=done: cluster.noted("done").total() > done + 50, "the workers to go on")
+    assert cuts > 5
+    drained(cluster)
+    assert cluster.noted("start") == dict.fromkeys(names, 1)
+
+
+def test_a_primary_that_is_a_replica_for_a_moment_ends_no_worker(cluster):
+    """As in the midst of a failover: it answers, and refuses every write."""
+    for _ in range(2):
+        cluster.worker("-c", "2")
+    names = publish_effects(cluster.app(), 300, 0.03)
+    until(lambda: cluster.noted("done").total() > 50, "some effects")
+    client = cluster.server.client()
+    client.execute_command("REPLICAOF", "127.0.0.1", free_port())
+    until(lambda: all("Connection to broker lost" in worker.output() for worker in cluster.workers), "both to notice")
+    client.execute_command("REPLICAOF", "NO", "ONE")
+    drained(cluster)
+    assert cluster.noted("done") == dict.fromkeys(names, 1)
+    assert [worker.exit_code for worker in cluster.workers] == [None, None]
 
 
 def test_a_cold_shutdown_hands_back_at_once_and_blames_nobody(cluster):

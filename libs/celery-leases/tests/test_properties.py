@@ -69,7 +69,7 @@ class Broker(RuleBasedStateMachine):
         if found is None:
             assert not self.waiting, "what waits is found"
             return
-        _, tag, message, delivery = found
+        _, tag, message, delivery, _ = found
         tag = tag.decode()
         assert tag in self.waiting, "nobody else holds it"
         assert message.decode() == f"message of {tag}"

@@ -60,7 +60,7 @@ def parts(client) -> set[str]:
 def test_the_oldest_message_is_leased(client):
     publish(client, "a", "A")
     publish(client, "b", "B")
-    assert pop(client) == [1, b"a", b"A", 1]
+    assert pop(client) == [1, b"a", b"A", 1, 0]
     assert client.hgetall(keys.key(P, Q, keys.OWNERS)) == {b"a": b"me 1"}
     assert client.hlen(keys.key(P, Q, keys.LIVE)) == 2
     assert client.zcard(keys.key(P, Q, keys.LEASES)) == 1
@@ -127,7 +127,7 @@ def test_an_expired_lease_goes_to_the_head(client):
 
 def test_consumers_without_acknowledgement_settle_by_the_pop(client):
     publish(client, "a")
-    assert pop(client, mode="take") == [1, b"a", b"{}", 1]
+    assert pop(client, mode="take") == [1, b"a", b"{}", 1, 0]
     assert parts(client) == set()
 
 
@@ -299,7 +299,7 @@ def test_redriving_blames_nobody_keeps_the_history_and_stays_newer_than_every_ru
     assert scripts.REDRIVE(client, [], [P, Q, "a"]) == 3, "the deliveries before it"
     assert scripts.REDRIVE(client, [], [P, Q, "a"]) == -1
     for delivery in (4, 5, 6):
-        assert pop(client) == [1, b"a", b"message", delivery]
+        assert pop(client) == [1, b"a", b"message", delivery, 0]
         hand_back(client, "a", "failed", 3, delivery=delivery)
     letter = admin.dead_letter(client, P, Q, "a")
     assert [(death.reason, death.deliveries) for death in letter.earlier] == [("delivery.limit", 3)]
@@ -349,3 +349,17 @@ def test_options_that_cannot_work_are_refused_by_name(options):
 def test_kombus_own_prefix_is_refused():
     with pytest.raises(InvalidOptionError, match="key_prefix"):
         Options.of({"global_keyprefix": "x"})
+
+
+def test_revoked_tasks_are_remembered_for_so_long_and_so_many(client):
+    day_ms = 86_400_000
+    client.zadd(f"{P}revoked", {"old": 1})
+    scripts.REVOKE(client, [], [P, day_ms, 3, "a", "b"])
+    assert client.zrange(f"{P}revoked", 0, -1) == [b"a", b"b"]
+    scripts.REVOKE(client, [], [P, day_ms, 3, "c", "d"])
+    assert client.zcard(f"{P}revoked") == 3
+    assert 0 < client.pttl(f"{P}revoked") <= day_ms
+    publish(client, "d:0:0")
+    publish(client, "d:7:1")
+    publish(client, "e:0:0")
+    assert [pop(client)[4] for _ in range(3)] == [1, 1, 0]

@@ -2,7 +2,8 @@
 
 Beside the queues the scripts keep, each with the prefix before it: ``held`` (hash: owner -> how many leases it has),
 ``popped:{owner}:{poller}`` (what its last pop took), ``lost-owner:{owner}`` (died with several leases), ``sweep``
-(hash: when it was last swept, until when no lease is given back, the longest lease), ``sweep-turn`` (somebody sweeps).
+(hash: when it was last swept, until when no lease is given back, the longest lease), ``sweep-turn`` (somebody sweeps),
+``revoked`` (sorted set: task id -> when it was revoked).
 """
 
 from __future__ import annotations

@@ -21,18 +21,19 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from itertools import batched
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import redis
 from redis.exceptions import RedisError
 
 from celery_leases import scripts, worker
+from celery_leases.renewal import Delivery, StandIn, bounded_client, renew
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+    import redis
 
     from celery_leases.options import Options
     from celery_leases.scripts import Argument
@@ -47,9 +48,6 @@ DOUBT_SECONDS = 1.0
 
 # After so long a new lease is confirmed: what ends before need not be.
 CONFIRM_SECONDS = 0.01
-
-# Leases that one script renews: about a millisecond of Redis's time.
-RENEWALS = 200
 
 # What happened in this process: "fenced", "settled_late", "lost", "reclaimed", "buried", "unknown_task", "unreceived"
 # (an answer of the broker was lost), "duplicate" (a publish that was dropped), "unswept" (a queue could not be swept).
@@ -70,6 +68,11 @@ class Lease:
         """The name of this delivery towards kombu; a message that comes back has another one."""
         return f"{self.queue}\x1f{self.tag}\x1f{self.delivery}"
 
+    @property
+    def named(self) -> Delivery:
+        """The name of this delivery towards Redis."""
+        return Delivery(self.queue, self.tag, self.delivery)
+
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
@@ -82,14 +85,16 @@ class _Ending:
 class Holder:
     """All leases of this process at one broker."""
 
-    def __init__(self, options: Options, new_pool: Callable[[], redis.ConnectionPool]) -> None:
+    def __init__(self, connection: Any, options: Options, pool: redis.ConnectionPool) -> None:  # noqa: ANN401 -- kombu's connection is untyped
         """Take a name; nothing is connected and no thread runs until the first consumer or lease."""
         self.options = options
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._new_pool = new_pool
-        self._client: redis.Redis | None = None
+        self.client = bounded_client(pool, options)
+        self._stand_in = StandIn(connection, options, self.owner)
         self._in_flight: dict[str, Lease] = {}
         self._endings: dict[str, tuple[Lease, _Ending]] = {}
+        # Those whose script is on its way: a renewal that finds them gone need not be told.
+        self._ending: set[str] = set()
         self._abandoned: set[str] = set()
         self._doubtful: dict[str, float] = {}
         self._unconfirmed: set[str] = set()
@@ -103,18 +108,10 @@ class Holder:
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._last_tick = time.monotonic()
+        # When Redis last did what was asked for a lease.
+        self._answered_at = time.monotonic()
         # When this process last asked for a message; None before the first time.
         self.polled_at: float | None = None
-
-    @property
-    def client(self) -> redis.Redis:
-        """A client of our own, bounded in time: a silent Redis must not stop renewals for longer than a lease."""
-        if self._client is None:
-            pool = self._new_pool()
-            limit = max(self.options.lease_seconds / 3, 0.5)
-            pool.connection_kwargs.update(socket_timeout=limit, socket_connect_timeout=limit)
-            self._client = redis.Redis(connection_pool=pool)
-        return self._client
 
     def add_consumer(self) -> None:
         """Begin to sweep: somebody takes messages from now on."""
@@ -129,8 +126,11 @@ class Holder:
         """Begin to renew a lease. `on_lost` is called in the consumer's thread if it is lost."""
         with self._lock:
             self._in_flight[lease.delivery_tag] = lease
+            self._answered_at = time.monotonic()
             self._unconfirmed.add(lease.delivery_tag)
             self._on_lost[lease.delivery_tag] = on_lost
+            if worker.runs_tasks_itself() and not self._stand_in.add(lease.named):
+                self._stand_in.tell(self._renewable())
         self._start()
         self._has_new.set()
 
@@ -221,7 +221,14 @@ class Holder:
 
     def _run(self, lease: Lease, ending: _Ending) -> None:
         arguments = (self.options.key_prefix, lease.queue, lease.tag, self.owner, lease.delivery, *ending.arguments)
-        outcome = ending.script(self.client, [], arguments)
+        with self._lock:
+            self._ending.add(lease.delivery_tag)
+        try:
+            outcome = ending.script(self.client, [], arguments)
+        except BaseException:
+            with self._lock:
+                self._ending.discard(lease.delivery_tag)
+            raise
         if outcome == 0:
             counters["fenced"] += 1
             logger.warning("fenced: delivery %d of %s is not ours any more", lease.delivery, lease.tag)
@@ -232,6 +239,7 @@ class Holder:
             self._in_flight.pop(delivery_tag, None)
             self._on_lost.pop(delivery_tag, None)
             self._endings.pop(delivery_tag, None)
+            self._ending.discard(delivery_tag)
             self._abandoned.discard(delivery_tag)
             self._doubtful.pop(delivery_tag, None)
             self._unconfirmed.discard(delivery_tag)
@@ -242,6 +250,11 @@ class Holder:
             if thread is None or not thread.is_alive():
                 self._threads[name] = threading.Thread(target=work, name=name, daemon=True)
                 self._threads[name].start()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether what is held could not be renewed for three leases: nobody can be told what comes of it."""
+        return bool(self._in_flight) and time.monotonic() - self._answered_at > 3 * self.options.lease_seconds
 
     @property
     def _is_needed(self) -> bool:
@@ -255,6 +268,7 @@ class Holder:
         while self._is_needed:
             now = time.monotonic()
             try:
+                self._brief_stand_in()
                 self._give_back_unreceived()
                 is_due = now - renewed_at >= renewal_seconds
                 # A new lease is confirmed at once: the sweep blames a message alone for confirmed deliveries only.
@@ -270,6 +284,15 @@ class Holder:
             if self._has_new.wait(min(renewal_seconds, 1.0)):
                 self._has_new.clear()
                 time.sleep(CONFIRM_SECONDS)
+
+    def _brief_stand_in(self) -> None:
+        """Tell the stand-in what it would have to renew, where tasks run in this process."""
+        if worker.runs_tasks_itself():
+            with self._lock:
+                self._stand_in.tell(self._renewable())
+
+    def _renewable(self) -> list[Delivery]:
+        return [lease.named for name, lease in self._in_flight.items() if name not in self._abandoned]
 
     def _sweep(self) -> None:
         """Sweep. Runs in a thread of its own: it may have much to do, and renewals must not wait for it."""
@@ -305,18 +328,15 @@ class Holder:
             return
         with self._lock:
             names = [name for name in (self._in_flight if every else self._unconfirmed) if name not in self._abandoned]
-            held = [self._in_flight[name] for name in names if name in self._in_flight]
+            held = {lease.named: lease for name in names if (lease := self._in_flight.get(name))}
             self._unconfirmed.difference_update(names)
-        options = self.options
-        arguments: list[Argument] = [options.key_prefix, self.owner, milliseconds(options.lease_seconds)]
-        for some in batched(held, RENEWALS):
-            of_each = [part for lease in some for part in (lease.queue, lease.tag, lease.delivery)]
-            for position in scripts.RENEW(self.client, [], [*arguments, *of_each]):
-                self._lose(some[int(position) - 1])
+        for lost in renew(self.client, self.options, self.owner, held):
+            self._lose(held[lost])
+        self._answered_at = time.monotonic()
 
     def _lose(self, lease: Lease) -> None:
         with self._lock:
-            if self._in_flight.pop(lease.delivery_tag, None) is None:
+            if lease.delivery_tag in self._ending or self._in_flight.pop(lease.delivery_tag, None) is None:
                 return  # it was settled while the renewal was on its way
             self._endings.pop(lease.delivery_tag, None)
             self._abandoned.discard(lease.delivery_tag)
@@ -351,11 +371,13 @@ class Holder:
 _holders: dict[tuple[str, Options], Holder] = {}
 
 
-def holder_for(url: str, options: Options, new_pool: Callable[[], redis.ConnectionPool]) -> Holder:
-    """Return this process's holder for a broker."""
+def holder_for(connection: Any, options: Options, new_pool: Callable[[], redis.ConnectionPool]) -> Holder:  # noqa: ANN401 -- kombu's connection is untyped
+    """Return this process's holder for the broker of a kombu connection."""
+    url = connection.as_uri(include_password=True)
     holder = _holders.get((url, options))
     if holder is None:
-        holder = _holders[url, options] = Holder(options, new_pool)
+        # Made now: the channel that asks may be closed when the first lease is to be renewed.
+        holder = _holders[url, options] = Holder(connection, options, new_pool())
     return holder
 
 
@@ -368,6 +390,7 @@ def tick() -> None:
     """Tell every holder that the consumer's loop is alive. Called once in each turn of it."""
     for holder in _holders.values():
         holder.tick()
+        worker.end_hung_children(holder.options.begin_seconds)
 
 
 # A pool's child holds nothing: its parent renews and settles.

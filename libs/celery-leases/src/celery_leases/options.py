@@ -19,6 +19,11 @@ class Options:
 
     # A killed worker's task is back after at most a lease and a sweep. Renewed every third of it.
     lease_seconds: float = 10.0
+    # A worker that runs tasks in its own process (threads, solo) keeps its leases while a task keeps the interpreter's
+    # lock, for so long at most.
+    stall_seconds: float = 600.0
+    # A prefork pool's child that has not begun a task so long after it was given to it is ended.
+    begin_seconds: float = 30.0
     # Deliveries that ended badly and that the message alone can be blamed for, before it is buried.
     delivery_limit: int = 3
     # The same for deliveries that ended together with others of the same worker: a dead node is nobody's fault.
@@ -46,7 +51,10 @@ class Options:
             InvalidOptionError: with the option's name and what it must be.
 
         """
-        positive = ("lease_seconds", "sweep_interval_seconds", "unknown_task_delay_seconds", "on_dead_letter_seconds")
+        positive = (
+            "lease_seconds", "sweep_interval_seconds", "unknown_task_delay_seconds", "on_dead_letter_seconds",
+            "begin_seconds",
+        )  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:
                 message = f"{name} must be greater than 0, not {getattr(self, name)!r}"
@@ -55,7 +63,12 @@ class Options:
             if getattr(self, name) < 1:
                 message = f"{name} must be at least 1, not {getattr(self, name)!r}"
                 raise InvalidOptionError(message)
-        for name in ("unknown_task_grace_seconds", "tombstone_seconds", "dead_letter_retention_seconds"):
+        for name in (
+            "unknown_task_grace_seconds",
+            "tombstone_seconds",
+            "dead_letter_retention_seconds",
+            "stall_seconds",
+        ):
             if getattr(self, name) < 0:
                 message = f"{name} must not be negative, not {getattr(self, name)!r}"
                 raise InvalidOptionError(message)

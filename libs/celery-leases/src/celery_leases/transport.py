@@ -21,6 +21,7 @@ from celery.utils.time import maybe_make_aware
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.transport.virtual import Empty
+from kombu.utils.functional import maybe_list
 from kombu.utils.json import dumps, loads
 from kombu.utils.url import sanitize_url
 from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _pollers = itertools.count()
+
+# So long, and so many, revoked tasks are remembered for workers that start later.
+REVOKED_SECONDS: Final = 14 * 86_400.0
+REVOKED_MOST: Final = 50_000
 
 # The header that tells a task how often it has been delivered, from 1.
 DELIVERY_HEADER: Final = "delivery_count"
@@ -86,8 +91,7 @@ class LeaseChannel:
     def holder(self) -> Holder:
         """This process's leases at this broker."""
         if self._holder is None:
-            client = self.connection.client
-            self._holder = holder_for(client.as_uri(include_password=True), self.options, self._get_pool)
+            self._holder = holder_for(self.connection.client, self.options, self._get_pool)
         return self._holder
 
     # -- publishing
@@ -111,6 +115,25 @@ class LeaseChannel:
         if outcome == 0:
             counters["duplicate"] += 1
             logger.debug("%s is in queue %s already, or was settled a moment ago: dropped", arguments[2], queue)
+
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
+        """Publish to all who listen. What revokes tasks is kept for those that start later."""
+        if exchange.endswith(".pidbox"):
+            task_ids = self._revoked_by(message)
+            if task_ids:
+                limits = (milliseconds(REVOKED_SECONDS), REVOKED_MOST)
+                scripts.REVOKE(self._plain_client, [], [self.options.key_prefix, *limits, *task_ids])
+        super()._put_fanout(exchange, message, routing_key, **kwargs)  # type: ignore[misc]
+
+    def _revoked_by(self, message: dict[str, Any]) -> list[str]:
+        """Return the ids of the tasks that a command of remote control revokes, if it is meant for all workers."""
+        if message.get("content-type") != "application/json":
+            return []
+        command = loads(self.decode_body(message["body"], message["properties"].get("body_encoding")))
+        if command.get("method") != "revoke" or command.get("destination") or command.get("pattern"):
+            return []
+        task_ids = (command.get("arguments") or {}).get("task_id")
+        return [str(task_id) for task_id in maybe_list(task_ids) or []]
 
     # -- taking
 
@@ -238,7 +261,7 @@ class LeaseChannel:
         self, queues: Sequence[str], reply: Sequence[Any], no_ack: Sequence[bool]
     ) -> tuple[dict[str, Any], str] | None:
         """Hold what a pop took and return its envelope; None when it went back or to the dead letters."""
-        index, tag_bytes, raw, delivery = reply
+        index, tag_bytes, raw, delivery, is_revoked = reply
         queue, takes = queues[int(index) - 1], no_ack[int(index) - 1]
         lease = Lease(queue, tag_bytes.decode(), int(delivery))
         try:
@@ -256,6 +279,8 @@ class LeaseChannel:
                 properties["delivery_tag"] = lease.delivery_tag
                 headers[DELIVERY_HEADER] = lease.delivery
                 properties.setdefault("delivery_info", {})["redelivered"] = lease.delivery > 1
+                if is_revoked:
+                    worker.revoke(headers["id"])
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             if not takes:
                 self.holder.hold(lease, _nothing)
@@ -459,17 +484,20 @@ class Transport(kombu_redis.Transport):
             client.credential_provider = found.credential_provider or client.credential_provider
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: FBT001, FBT002 -- kombu's signature
-        """Return the URL, to be shown or to tell brokers apart."""
+        """Return the URL, to be shown or to tell brokers apart.
+
+        Its scheme says that stock Redis's layout is not to be found there: a tool that counts by it refuses to.
+        """
         client = self.client
         if "://" in uri:
-            return uri if include_password else sanitize_url(uri, mask)
+            return f"leases+{uri if include_password else sanitize_url(uri, mask)}"
         password = client.password() if include_password and callable(client.password) else client.password
         login = ""
         if client.userid or password:
             login = f"{quote(client.userid or '', safe='')}:{quote(password, safe='') if include_password else mask}@"
         host = f"[{uri}]" if ":" in uri else uri
         port = client.port or self.default_port
-        return f"{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
+        return f"leases+{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # noqa: ANN401 -- kombu's signature
         """Let each turn of the worker's loop be seen by the leases."""

@@ -6,8 +6,12 @@ process (a producer, a plain kombu consumer) there is no worker and every answer
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import sys
+import time
 import weakref
 from typing import Any
 
@@ -20,6 +24,11 @@ from celery_leases.options import InvalidOptionError
 logger = logging.getLogger(__name__)
 
 _consumer: weakref.ref[Any] | None = None
+# When each job of the pool was given to a child that has not begun it, as far as the loop has seen.
+_given_at: dict[int, float] = {}
+_looked_at = 0.0
+# So often the loop looks.
+LOOK_SECONDS = 1.0
 # Why a task rejected its message, by task id: Celery tells its signal, and not the broker.
 _rejections: dict[str, str] = {}
 
@@ -29,6 +38,8 @@ def _remember(sender: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's con
     global _consumer  # noqa: PLW0603 -- one worker a process
     _consumer = weakref.ref(sender)
     _guard_slots(sender)
+    if sender.pool.uses_semaphore:
+        _keep_begun_jobs(sender.pool)
 
 
 def _guard_slots(consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer is untyped
@@ -58,6 +69,60 @@ def _guard_slots(consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer is
         consumer.on_task_request = guarded
 
 
+def _keep_begun_jobs(pool: Any) -> None:  # noqa: ANN401 -- Celery's pool is untyped
+    """Let the pool keep the jobs that its children have.
+
+    When a connection is lost, and when the worker stops, Celery drops every job that its child has not confirmed yet,
+    whether the child runs it or not: its result is thrown away, its message is delivered a second time, and the child
+    waits for half a minute for somebody to read the result.
+    """
+    flush = pool.flush
+
+    def flush_the_rest() -> None:
+        begun = [job for job in _jobs(pool) if job._write_to is not None and not job._accepted]  # noqa: SLF001 -- as below
+        try:
+            for job in begun:
+                job._accepted = True  # noqa: SLF001 -- what flush() asks
+            flush()
+        finally:
+            for job in begun:
+                job._accepted = False  # noqa: SLF001 -- its child will tell
+
+    pool.flush = flush_the_rest
+
+
+def end_hung_children(limit_seconds: float) -> None:
+    """End each child of a prefork pool that has not begun a task `limit_seconds` after it was given to it.
+
+    Its time limits begin with the task. A child that hangs before (stopped by a signal, in a lock that it was forked
+    with) would keep the task for ever. Celery gives the task to another child then. Called by the consumer's loop.
+    """
+    global _looked_at  # noqa: PLW0603 -- one worker a process
+    consumer, now = _worker(), time.monotonic()
+    if consumer is None or runs_tasks_itself() or now - _looked_at < LOOK_SECONDS:
+        return
+    if now - _looked_at > 5 * LOOK_SECONDS:
+        # The loop stood still: children may have begun long ago, and it has not read so yet.
+        _given_at.clear()
+    _looked_at = now
+    jobs = _jobs(consumer.pool)
+    busy = {pid for job in jobs if job._accepted for pid in job.worker_pids()}  # noqa: SLF001 -- Celery has no way to ask
+    given = {job._job: job._write_to for job in jobs if job._write_to is not None and not job._accepted}  # noqa: SLF001
+    for number in _given_at.keys() - given.keys():
+        del _given_at[number]
+    for number, child in given.items():
+        if now - _given_at.setdefault(number, now) > limit_seconds and child.pid not in busy:
+            logger.error("ending the pool's process %d: it has not begun a task for %g s", child.pid, limit_seconds)
+            del _given_at[number]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+
+
+def _jobs(pool: Any) -> list[Any]:  # noqa: ANN401 -- Celery's pool is untyped
+    """Return what a prefork pool was given and has not ended."""
+    return list(pool._pool._cache.values()) if pool._pool is not None else []  # noqa: SLF001 -- Celery has no way to ask
+
+
 @signals.task_failure.connect(weak=False)
 def _note_rejection(task_id: str, exception: object, **_: object) -> None:
     if isinstance(exception, Reject) and not exception.requeue and exception.reason:
@@ -80,6 +145,11 @@ def refuse_green_pools() -> None:
             raise InvalidOptionError(message)
 
 
+def revoke(task_id: str) -> None:
+    """Let this worker know that a task is revoked: Celery then ends it as such when it is handed over."""
+    state.revoked.add(task_id)
+
+
 def rejection(task_id: object) -> str:
     """Return, once, why a task rejected its message: what it gave to Celery's ``Reject``, or a general word."""
     return _rejections.pop(str(task_id), "message.rejected")
@@ -92,6 +162,12 @@ def _worker() -> Any:  # noqa: ANN401 -- Celery's consumer is untyped
 def is_here() -> bool:
     """Return whether this process is a Celery worker."""
     return _worker() is not None
+
+
+def runs_tasks_itself() -> bool:
+    """Return whether this is a worker whose tasks run in its own process, as threads or one by one."""
+    consumer = _worker()
+    return consumer is not None and not consumer.pool.uses_semaphore
 
 
 def knows(task_name: str | None) -> bool:
@@ -112,19 +188,28 @@ def goes_on() -> bool:
 
 
 def is_working() -> bool:
-    """Return whether a task runs."""
-    return bool(state.active_requests)
+    """Return whether a task runs, or has been given to a child of the pool."""
+    consumer = _worker()
+    is_begun = consumer is not None and not runs_tasks_itself() and bool(_jobs(consumer.pool))
+    return is_begun or bool(state.active_requests)
 
 
 def is_active(delivery_tag: str) -> bool:
     """Return whether the message of this delivery tag has been given to a task that still runs."""
-    return any(request.message.delivery_tag == delivery_tag for request in tuple(state.active_requests))
+    if any(request.message.delivery_tag == delivery_tag for request in tuple(state.active_requests)):
+        return True
+    consumer = _worker()
+    if consumer is None or runs_tasks_itself():
+        return False
+    # What a child has, and has not confirmed so far. The callback is the request's.
+    begun = (job._callback.__self__ for job in _jobs(consumer.pool) if job._write_to is not None)  # noqa: SLF001
+    return any(request.message.delivery_tag == delivery_tag for request in begun)
 
 
 def cancel(delivery_tag: str) -> None:
     """End the task of a lost lease where the pool can (prefork): another worker does it already."""
     consumer = _worker()
-    if consumer is None or not getattr(consumer.pool, "uses_semaphore", False):
+    if consumer is None or runs_tasks_itself():
         return
     for request in tuple(state.active_requests):
         if request.message.delivery_tag == delivery_tag:

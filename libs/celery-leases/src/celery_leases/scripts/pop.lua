@@ -2,7 +2,7 @@
 -- KEYS: the queues' bases in the order to try them.
 -- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that never
 -- acknowledge settle by the pop).
--- Returns {index of the queue, tag, message, delivery}; {} when there is more to look at; nil when nothing waits.
+-- Returns {index of the queue, tag, message, delivery, 1 if its task is revoked}; {} when there is more to look at; nil when nothing waits.
 local prefix, owner, lease_ms, poller, number = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local looked_at = 0
 
@@ -49,7 +49,7 @@ for priority = 0, longest do
       if ARGV[5 + index] == 'take' then
         redis.call('HDEL', base .. ':live', tag)
         redis.call('HDEL', base .. ':priorities', tag)
-        return {index, tag, message, 1}
+        return {index, tag, message, 1, 0}
       end
       local h = read_history(base, tag)
       local delivery = h.deliveries + 1
@@ -59,7 +59,9 @@ for priority = 0, longest do
       redis.call('HINCRBY', prefix .. 'held', owner, 1)
       redis.call('SET', prefix .. 'popped:' .. owner .. ':' .. poller, cjson.encode({number, base, tag, delivery}),
         'PX', lease_ms * 10)
-      return {index, tag, message, delivery}
+      local task_id = string.match(tag, '^(.*):%d+:%d+$')
+      local is_revoked = task_id and redis.call('ZSCORE', prefix .. 'revoked', task_id)
+      return {index, tag, message, delivery, is_revoked and 1 or 0}
     end
     if looked_at >= MOVES then
       return {}
