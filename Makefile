@@ -56,9 +56,10 @@ faults: setup ## Break everything on purpose for half an hour, and write reports
 faults-cluster: setup ## The same against a release on a cluster (after make faults: its rows are added)
 	@$(RUN) pytest tests/faults --cluster --numprocesses=0 $(FAULTS); code=$$?; $(RUN) python tests/faults/report.py && exit $$code
 
-peer-tests: setup ## Run Celery's own tests on both brokers and ours on every server, and write reports/peer-tests.md
+peer-tests: setup ## Run Celery's own tests on both brokers, tools beside ours, and ours on every server; write reports/peer-tests.md
 	@$(RUN) python tests/peers/celery_suite.py
 	@$(RUN) python tests/peers/million.py
+	@$(RUN) python tests/peers/tools.py
 	@$(RUN) pytest libs/celery-leases
 
 check: setup lint types architecture lock manifests-check ## Run every linter, the type checker, and the checks of the lock, the layout and k8s/

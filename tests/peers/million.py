@@ -80,7 +80,7 @@ def times(client: redis.Redis, text: str, base: int) -> dict[str, float]:
         scripts.PUBLISH(client, [], [P, Q, tag(base + number), text, 0, 0])
 
     def pop(_: int) -> None:
-        _, name, _, delivery = scripts.POP(client, [BASE], [P, "me", 60_000, "poller", 1, "lease"])
+        _, name, _, delivery, _ = scripts.POP(client, [BASE], [P, "me", 60_000, "poller", 1, "lease"])
         held.append((name.decode(), int(delivery)))
 
     def renew(_: int) -> None:
