@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,24 @@ import pytest
 
 from devstack.waiting import until
 
-from .cluster import OUTSIDE, Release, kubectl, run
+from .cluster import OUTSIDE, ROOT, Release, kubectl, run
+
+
+def the_readmes_requests(release: Release) -> str:
+    """Run the README's calls of the API as they are printed, and return what they show."""
+    (block,) = [
+        block
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "curl" in block
+    ]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ
+        | {"OFFLOAD": f"http://{release.address('gateway')}", "OFFLOAD_KEY": release.secret("api-keys", "api-key")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -23,6 +42,7 @@ def test_a_default_install_works_and_leaves_nothing(images, report, helm):
         assert "mailed" in shown
         notes = run(helm, "get", "notes", "offload", "-n", release.namespace)
         assert "MAIL GOES NOWHERE" in notes
+        assert '"state":"REVOKED"' in the_readmes_requests(release)
         restarts = [
             status["restartCount"]
             for pod in json.loads(release.kubectl("get", "pods", "-o", "json"))["items"]
