@@ -79,6 +79,22 @@ def test_the_deadline_holds_while_redis_is_away(offload):
     assert offload.wait(client, task_id)["state"] == "SUCCESS"
 
 
+def test_a_draining_worker_does_not_wait_for_a_redis_that_is_gone(offload):
+    """As when a release is removed while a report is made: there is nobody to tell of it."""
+    offload.gateway()
+    client = offload.client()
+    pause = offload.paused("image_worker", "in the step", ONE | {"OFFLOAD_DRAIN_SECONDS": "420"})
+    task_id = client.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+    pause.reached()
+    pause.process.terminate()
+    offload.redis.kill()
+    assert exit_code(pause.process, seconds=40) == 0
+    assert "it is given up" in pause.process.output()
+    offload.redis.start()
+    offload.worker("image_worker", ONE)
+    assert offload.wait(client, task_id)["state"] == "SUCCESS"
+
+
 def test_a_gateway_finishes_an_upload_that_has_begun(offload):
     gateway = offload.gateway()
     client = offload.client()

@@ -3,6 +3,9 @@
 SIGTERM begins Celery's warm shutdown: nothing more is taken, and what runs may end. Celery would wait for that without
 end, until its supervisor kills it and the leases run out. So at the deadline, which comes before the supervisor's grace
 ends, the rest is handed back at once, to the head of its queue and with nobody blamed.
+
+A worker that Redis has been gone from for three leases does not wait for the deadline: its leases have run out, and
+nothing that it finishes can be recorded. So it is when a whole release is removed.
 """
 
 from __future__ import annotations
@@ -45,8 +48,14 @@ def install(seconds: float) -> None:
 
 
 def _end_after(seconds: float) -> None:
-    time.sleep(seconds)
-    logger.warning("the drain deadline is reached: what runs is handed back")
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if any(holder.is_cut_off for holder in leases.holders()):
+            logger.warning("Redis is gone, and with it the leases of what runs: it is given up")
+            break
+        time.sleep(min(left, 1.0))
+    else:
+        logger.warning("the drain deadline is reached: what runs is handed back")
     handing_back = threading.Thread(target=_hand_back, name="hand-back", daemon=True)
     handing_back.start()
     handing_back.join(HAND_BACK_SECONDS)
