@@ -8,6 +8,7 @@ import sys
 
 import httpx
 
+from devstack.servers import free_port
 from devstack.waiting import until
 from gateway import auth
 
@@ -96,3 +97,24 @@ def test_the_smoke_trial_says_why_a_key_is_refused(offload):
     assert refused.returncode == 1
     assert "answered 401" in refused.stderr
     assert "auth.refused" in refused.stderr
+
+
+def test_only_one_gateway_exports_what_all_share(offload):
+    """So that a sum over the gateways counts a message once; when that one is gone, another one does."""
+    offload.gateway()
+    port = free_port()
+    other = offload.service("gateway", settings={"OFFLOAD_PORT": str(port)})
+    other.wait_for_http(f"http://127.0.0.1:{port}/healthz")
+
+    def exporters() -> list[str]:
+        urls = (offload.url, f"http://127.0.0.1:{port}")
+        return [url for url in urls if "offload_queue_messages{" in httpx.get(f"{url}/metrics").text]
+
+    assert exporters() == [offload.url]
+    assert exporters() == [offload.url], "and goes on to"
+    # As when it has not been scraped for two minutes.
+    offload.redis.client().delete("offload:exporter")
+    assert httpx.get(f"http://127.0.0.1:{port}/metrics").text.count("offload_queue_messages{") == 20
+    assert exporters() == [f"http://127.0.0.1:{port}"]
+    for url in (offload.url, f"http://127.0.0.1:{port}"):
+        assert 'offload_dependency_up{dependency="redis"} 1.0' in httpx.get(f"{url}/metrics").text

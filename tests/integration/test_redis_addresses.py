@@ -108,6 +108,9 @@ def test_a_wrong_password_is_named_and_is_not_an_outage(tmp_path):
         worker, gateway = stack.service("image_worker"), stack.gateway(wait=False)
         assert until(lambda: answer(stack), "the gateway to answer", seconds=30)["redis"] == "auth_failed"
         until(lambda: "(auth_failed)" in gateway.output(), "the gateway's log to say so")
+        metrics = httpx.get(f"{stack.url}/metrics").text
+        assert 'offload_redis_failing{cause="auth_failed"} 1.0' in metrics
+        assert 'offload_dependency_up{dependency="redis"} 0.0' in metrics
         until(lambda: "invalid username-password pair" in worker.output(), "the worker's log to say so", seconds=30)
 
 

@@ -10,7 +10,7 @@ scripts are checked like those of the client itself.
 {{- $queues := "~offload:queue:* ~offload:task:* ~offload:ended:* ~offload:events:* ~offload:figures:* ~offload:idempotency:*" -}}
 {{- $control := "resetchannels &offload:queue:/*.celery.pidbox &offload:queue:/0.celery.pidbox &offload:queue:/0.reply.celery.pidbox*" -}}
 gateway:
-  keys: {{ $queues }} ~offload:rate:* ~offload:health
+  keys: {{ $queues }} ~offload:rate:* ~offload:health ~offload:exporter
   commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lindex +zcard +zrem +zrevrangebyscore +persist +info +config|get
 image-worker:
   keys: {{ $queues }}

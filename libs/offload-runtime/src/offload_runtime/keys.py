@@ -67,6 +67,11 @@ def health(prefix: str) -> str:
     return f"{prefix}health"
 
 
+def exporter(prefix: str) -> str:
+    """Return the key that names the gateway which exports the queues' metrics."""
+    return f"{prefix}exporter"
+
+
 def figures(prefix: str, day: date) -> str:
     """Return the key of a day's figures: how many tasks of each kind ended how."""
     return f"{prefix}figures:{(day - date(1970, 1, 1)).days}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gateway.app import Parts
 
 router = APIRouter(tags=["operations"])
+
+# A gateway that is not scraped for so long is no longer the one that exports the queues; intervals are shorter.
+TURN_SECONDS = 120
 
 
 class Metrics:
@@ -49,12 +53,28 @@ class Metrics:
         self.dependency_up = Gauge(
             "offload_dependency_up", "1 when it answered the last health check", ["dependency"], registry=self.registry
         )
+        self.redis_failing = Gauge(
+            "offload_redis_failing",
+            "1 for the reason why Redis did not serve this gateway at this scrape",
+            ["cause"],
+            registry=self.registry,
+        )
         self.upload_memory = Gauge(
             "offload_upload_memory_bytes", "Memory given out to uploads being received", registry=self.registry
         )
         self.memory_share = Gauge(
             "offload_redis_memory_share", "Redis's memory in use, of its limit", registry=self.registry
         )
+
+    def show(self, states: list[queues.QueueState], found: dict[bytes, bytes]) -> None:
+        """Take over how the queues are, and what the last health check found."""
+        for state in states:
+            for place in ("waiting", "running", "delayed", "dead"):
+                self.messages.labels(state.name, place).set(getattr(state, place))
+            self.oldest_age.labels(state.name).set(state.oldest_age_seconds)
+        for name, value in found.items():
+            if name != b"checked_at":
+                self.dependency_up.labels(name.decode()).set(value.replace(b".", b"").isdigit())
 
 
 @router.get("/healthz", responses={200: {"model": schemas.Alive}})
@@ -120,17 +140,36 @@ async def metrics(request: Request) -> Response:
     shown = parts.metrics
     shown.upload_memory.set(parts.intake.used_bytes)
     shown.memory_share.set(parts.dispatcher.health.memory_share)
+    shared = None
+    failing = ""
     try:
-        states = await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
-        found: Any = await parts.dispatcher.client.hgetall(keys.health(parts.settings.key_prefix))
-    except RedisError:
-        shown.dependency_up.labels("redis").set(0)
-    else:
-        for state in states:
-            for place in ("waiting", "running", "delayed", "dead"):
-                shown.messages.labels(state.name, place).set(getattr(state, place))
-            shown.oldest_age.labels(state.name).set(state.oldest_age_seconds)
-        for name, value in found.items():
-            if name != b"checked_at":
-                shown.dependency_up.labels(name.decode()).set(value.replace(b".", b"").isdigit())
+        shared = await _read_shared(parts) if await _has_turn(parts) else None
+    except RedisError as error:
+        failing = redis_client.cause(error)
+    # From here on nothing else runs: another scrape must not find half of it.
+    for gauge in (shown.messages, shown.oldest_age, shown.dependency_up, shown.redis_failing):
+        gauge.clear()
+    if shared is not None:
+        shown.show(*shared)
+    shown.dependency_up.labels("redis").set(not failing)
+    if failing:
+        shown.redis_failing.labels(failing).set(1)
     return Response(generate_latest(shown.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _has_turn(parts: Parts) -> bool:
+    """Return whether this gateway is the one that exports what is the same for all: so that a sum counts it once."""
+    client, key = parts.dispatcher.client, keys.exporter(parts.settings.key_prefix)
+    me = f"{socket.gethostname()}:{parts.settings.port}"
+    if await client.set(key, me, nx=True, ex=TURN_SECONDS):
+        return True
+    if await client.get(key) != me.encode():
+        return False
+    await client.pexpire(key, TURN_SECONDS * 1000)
+    return True
+
+
+async def _read_shared(parts: Parts) -> tuple[list[queues.QueueState], dict[bytes, bytes]]:
+    states = await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
+    found: Any = await parts.dispatcher.client.hgetall(keys.health(parts.settings.key_prefix))
+    return states, found
