@@ -154,3 +154,36 @@ def test_paused_holds(scaled):
             Tally.of(scaled, client, seconds=120).check()
     finally:
         scaled.upgrade()
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_the_number_of_replicas_is_whoever_scales(images, report, helm):
+    """KEDA, `kubectl scale` and an HPA of one's own: no upgrade takes their number away."""
+    fixed = [*images, "-f", str(SMALL), "--set", "keda.enabled=false,gateway.replicas=null,workers.mail.replicas=null"]
+    release = Release(f"replicas-{helm}", [*fixed, "--set", "workers.image.replicas=3"], helm=helm).install()
+    try:
+        until(lambda: len(release.ready_pods(FLEET)) == 3, "three pods", seconds=60)
+        with release.client() as client:
+            for _ in range(100):
+                client.post_photo(LARGE_PHOTO, width=1200, format="webp")
+            with Replicas(release, FLEET) as replicas:
+                release.values = [*fixed, "--set", "keda.enabled=true"]
+                release.upgrade()
+                hpa = ("get", "hpa", f"keda-hpa-offload-{FLEET}", "-o", "name", "--ignore-not-found")
+                until(lambda: release.kubectl(*hpa).strip(), "KEDA", seconds=60)
+                Tally.of(release, client, seconds=240).check()
+            before_the_end = [wanted for seconds, wanted, _ in replicas.seen if seconds < 20]
+            assert min(before_the_end) >= 3, str(replicas)
+            report.add("Elasticity", f"KEDA turned on over three replicas under load ({helm})", f"replicas {replicas}")
+            release.values = fixed
+            release.upgrade()
+            release.kubectl("scale", "deployment/offload-worker-mail", "--replicas=2")
+            release.kubectl("autoscale", "deployment/offload-gateway", "--min=2", "--max=3", "--cpu-percent=80")
+            until(lambda: release.replicas("gateway") == 2, "the HPA", seconds=60)
+            for level in ("DEBUG", "INFO"):
+                release.upgrade("--set", f"logLevel={level}")
+                assert (release.replicas("gateway"), release.replicas("worker-mail")) == (2, 2)
+            client.post_mail()
+            Tally.of(release, client, seconds=60).check()
+    finally:
+        release.delete()

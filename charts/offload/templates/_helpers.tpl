@@ -126,3 +126,29 @@ redis://{{ index $redis.addresses 0 }}/0
 {{- define "offload.isAddress" -}}
 {{- regexMatch "^([0-9]+(\\.[0-9]+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*)$" . | ternary "yes" "" -}}
 {{- end }}
+
+{{/*
+The line `replicas: …` of a Deployment, or nothing. Takes (dict "root" $ "name" … "replicas" number or null "scaled" bool).
+
+Where the values name no number, it belongs to whoever scales: KEDA, an HPA, `kubectl scale`. But a number that an earlier upgrade has set would fall to 1
+when it disappears from the manifest; so the number that stands is kept there. With server-side apply it is enough that somebody else has set it too.
+*/}}
+{{- define "offload.replicas" -}}
+{{- if and (not .scaled) (not (kindIs "invalid" .replicas)) -}}
+replicas: {{ .replicas | int64 }}
+{{- else -}}
+{{- $live := lookup "apps/v1" "Deployment" .root.Release.Namespace .name -}}
+{{- $applied := false -}}
+{{- $applier := false -}}
+{{- $other := false -}}
+{{- range ($live.metadata).managedFields -}}
+{{- if eq .operation "Apply" -}}{{- $applied = true -}}{{- end -}}
+{{- if kindIs "map" (dig "fieldsV1" "f:spec" "f:replicas" "" .) -}}
+{{- if eq .operation "Apply" -}}{{- $applier = true -}}{{- else -}}{{- $other = true -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $live (or (not $applied) (and $applier (not $other))) -}}
+replicas: {{ $live.spec.replicas | int64 }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
