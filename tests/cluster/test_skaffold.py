@@ -120,6 +120,7 @@ def test_dev_reloads_gateway_workers_and_beat_and_loses_no_task(tree, report):
             client.post_photo()
             Tally.of(release, client, seconds=120).check()
             assert client.task(running)["steps"][0]["deliveries"] >= 2, "it was handed back, and ran again"
+            runs_no_old_code(release, tree, client)
         assert {name: release.pods(name)[0]["metadata"]["uid"] for name in pods} == pods, "no pod was replaced"
         assert "Syncing" in log.read_text()
     shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items())
@@ -129,6 +130,43 @@ def test_dev_reloads_gateway_workers_and_beat_and_loses_no_task(tree, report):
         f"{shown}; a report that ran was handed back and done",
     )
     until(lambda: not release.pods("gateway"), "the release to be removed", seconds=90)
+
+
+def runs_no_old_code(release: Release, tree, client) -> None:
+    """A saved file that cannot be imported, and a container that is started again: nothing runs until it is mended."""
+    path = tree / "services/mail-worker/src/mail_worker/app.py"
+    text = path.read_text()
+    path.write_text("this is no Python\n")
+    worker = "deployment/offload-worker-mail"
+    until(lambda: "SyntaxError" in release.kubectl("logs", worker), "the error to be shown", seconds=60)
+    posted = client.post_mail()
+    release.kubectl("exec", worker, "--", "sh", "-c", "kill 1")
+
+    def restarts_count() -> int:
+        return release.pods("worker-mail", running=False)[0]["status"]["containerStatuses"][0]["restartCount"]
+
+    until(lambda: restarts_count() > 0, "the container to be started again", seconds=60)
+    until(lambda: "SyntaxError" in release.kubectl("logs", worker, check=False), "the error again", seconds=60)
+    assert not release.ready_pods("worker-mail")
+    assert client.task(posted)["state"] == "PENDING"
+    path.write_text(text)
+    save(release, tree, "mail-worker", "services/mail-worker/src/mail_worker/app.py", "worker-mail")
+    Tally.of(release, client, seconds=120).check()
+
+
+def test_a_dependency_that_the_lock_does_not_have_fails_the_build(tree):
+    project = tree / "services/beat/pyproject.toml"
+    text = project.read_text()
+    project.write_text(text.replace("dependencies = [", 'dependencies = ["tomlkit", '))
+    try:
+        done = subprocess.run(
+            ["skaffold", "build", "--build-image=offload/beat"], check=False, cwd=tree, env=environment(tree),
+            capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+    finally:
+        project.write_text(text)
+    assert done.returncode != 0, done.stdout
+    assert "run uv lock" in done.stdout + done.stderr
 
 
 def save(release: Release, tree, service: str, path: str, component: str) -> float:

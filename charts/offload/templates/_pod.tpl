@@ -63,12 +63,16 @@ topologySpreadConstraints:
 securityContext: {{ include "offload.given" $security | nindent 2 }}
 {{- end }}
 
-{{/* A container's probes and lifecycle, with what the values say of each, and their `envFrom`. Takes (dict "chart" YAML "of" the
+{{/* A container's probes and lifecycle, with what the values say of each, and their `envFrom`. Takes (dict "root" $ "chart" YAML "of" the
 component's values). */}}
 {{- define "offload.container" -}}
 {{- $fields := fromYaml .chart -}}
+{{- if .root.Values.development.reload -}}
+{{- /* A file that cannot be imported is mended by the next save, and not by a restart. */}}
+{{- $fields = omit $fields "startupProbe" "livenessProbe" -}}
+{{- end -}}
 {{- range $kind := list "startupProbe" "readinessProbe" "livenessProbe" -}}
-{{- with index $.of $kind -}}
+{{- with (hasKey $fields $kind) | ternary (index $.of $kind) nil -}}
 {{- $_ := set $fields $kind (mustMergeOverwrite (index $fields $kind) (deepCopy .)) -}}
 {{- end -}}
 {{- end -}}
@@ -78,10 +82,17 @@ component's values). */}}
 {{- toYaml $fields -}}
 {{- end }}
 
-{{/* The command of a service: process 1 is the service itself, or the watcher in development. */}}
+{{/* The command of a service: process 1 is the service itself, or the watcher in development, which runs the code of a volume of the pod's:
+a container that is started again has what was synced, and not its image's code. */}}
 {{- define "offload.command" -}}
 {{- if .root.Values.development.reload -}}
-command: [watchfiles, --sigint-timeout, "10", --grace-period, "1", python -m {{ .module }}, /code]
+command:
+  - sh
+  - -c
+  - >-
+    cp --recursive --update=none /opt/code/. /code &&
+    export PYTHONPATH=$(echo $PYTHONPATH | sed s,/opt/code,/code,g) &&
+    exec watchfiles --sigint-timeout 10 --grace-period 1 'python -m {{ .module }}' /code
 {{- else -}}
 command: [python, -m, {{ .module }}]
 {{- end -}}
@@ -102,6 +113,10 @@ command: [python, -m, {{ .module }}]
     secretKeyRef:
       name: {{ include "offload.secret" (dict "root" .root "of" "redis") }}
       key: {{ .root.Values.redis.acl | ternary (printf "redis-%s-password" .user) "redis-password" }}
+{{- end }}
+{{- if .root.Values.trustedCASecret }}
+- name: OFFLOAD_CA_FILE
+  value: /etc/offload/trusted-ca/ca.crt
 {{- end }}
 {{- with .root.Values.redis.sentinelMaster }}
 - name: OFFLOAD_REDIS_SENTINEL_MASTER
@@ -198,6 +213,15 @@ readinessProbe:
 {{- define "offload.mounts" -}}
 - name: tmp
   mountPath: /tmp
+{{- if .root.Values.development.reload }}
+- name: code
+  mountPath: /code
+{{- end }}
+{{- if .root.Values.trustedCASecret }}
+- name: trusted-ca
+  mountPath: /etc/offload/trusted-ca
+  readOnly: true
+{{- end }}
 {{- if .root.Values.redis.caSecret }}
 - name: redis-ca
   mountPath: /etc/offload/redis-ca
@@ -217,6 +241,15 @@ readinessProbe:
 - name: tmp
   emptyDir:
     sizeLimit: 256Mi
+{{- if .root.Values.development.reload }}
+- name: code
+  emptyDir: {}
+{{- end }}
+{{- with .root.Values.trustedCASecret }}
+- name: trusted-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
 {{- with .root.Values.redis.caSecret }}
 - name: redis-ca
   secret:
