@@ -12,7 +12,7 @@ from celery.app import amqp
 
 from celery_leases import SETTINGS as LEASE_SETTINGS
 from offload_contracts import ALL, Queue
-from offload_runtime import drain, liveness, redis_client
+from offload_runtime import drain, liveness, redis_client, trust
 from offload_runtime.messages import HIDDEN
 from offload_runtime.settings import SettingsError
 
@@ -80,6 +80,7 @@ def create_app(
     worker: WorkerSettings | None = None,
 ) -> OffloadApp:
     """Return a service's application. It can publish to every queue; what it consumes is said by `run_worker`."""
+    trust.install(settings.ca_file)
     app = OffloadApp(service, amqp="offload_runtime.celery_app:AMQP")
     app.settings = settings
     options: dict[str, Any] = {

@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     dead_letter_retention_seconds: Count = Field(
         default=1_209_600, description="How long a dead letter, its record and its input are kept: 14 days."
     )
+    ca_file: str | None = Field(
+        default=None,
+        description="Authorities (PEM) that are trusted beside the system's: for Redis, S3, SMTP and the collector.",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least log level.")
 
     @model_validator(mode="before")

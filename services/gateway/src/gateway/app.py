@@ -18,7 +18,7 @@ from gateway.dispatch import Dispatcher
 from gateway.edge import Edge
 from gateway.intake import Intake
 from gateway.operations import Metrics
-from offload_runtime import logs, telemetry
+from offload_runtime import logs, telemetry, trust
 from offload_runtime.blobs import BlobStore
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Parts:
 def create(settings: GatewaySettings) -> FastAPI:
     """Return the gateway's application."""
     logs.configure(SERVICE, settings.log_level)
+    trust.install(settings.ca_file)
     started = telemetry.start(SERVICE)
     metrics = Metrics()
     parts = Parts(
