@@ -405,8 +405,8 @@ def restarts(release: Release) -> dict[str, int]:
     }
 
 
-def kill_container(pod: dict[str, Any]) -> int:
-    """SIGKILL every process of a pod but its pause container, from the host; returns how many."""
+def kill_container(pod: dict[str, Any], number: int = signal.SIGKILL) -> int:
+    """Send a signal to every process of a pod but its pause container, from the host; returns to how many."""
     uid = pod["metadata"]["uid"]
     found = []
     for folder in Path("/proc").iterdir():
@@ -419,7 +419,7 @@ def kill_container(pod: dict[str, Any]) -> int:
     # Only now: with its first process a container loses all the others, and they would not be counted.
     for process in found:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
     return len(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 from devstack.waiting import until
@@ -53,6 +54,39 @@ def test_valkeys_pod_killed_under_load(scaled, report):
         waited = time.monotonic() - started
         Tally.of(scaled, client, seconds=120).check()
         report.add("Outages", "… afterwards, a fleet at zero", f"scales again, {waited:.0f} s after the post")
+
+
+def test_what_hangs_is_restarted_and_nobody_else(scaled, report):
+    """Stopped, and so neither gone nor answering: a worker first, then Valkey."""
+    took = {}
+    with scaled.client() as client:
+        with Load(client, 3):
+            until(lambda: client.statuses[202] > 10, "load", seconds=60)
+            until(lambda: scaled.ready_pods("worker-image"), "a pod of each fleet", seconds=60)
+            for component in ("worker-mail", "valkey"):
+                before = restarts(scaled)
+                (pod, *_) = scaled.pods(component)
+                name, started = pod["metadata"]["name"], time.monotonic()
+                assert kill_container(pod, signal.SIGSTOP) >= 1
+
+                def has_restarted(component: str = component, name: str = name) -> bool:
+                    found = {one["metadata"]["name"]: one for one in scaled.pods(component)}
+                    return found[name]["status"]["containerStatuses"][0]["restartCount"] > 0
+
+                until(has_restarted, f"{name} to be restarted", seconds=180, pause_seconds=1)
+                took[component] = time.monotonic() - started
+                accepted = client.statuses[202]
+                until(lambda accepted=accepted: client.statuses[202] > accepted + 5, "posts to be accepted", seconds=60)
+                after = restarts(scaled)
+                others = [one for one in before if one in after and one != name]
+                assert {one: after[one] for one in others} == {one: before[one] for one in others}
+        tally = Tally.of(scaled, client, seconds=240)
+        tally.check()
+    report.add(
+        "Outages", "a mail worker, then Valkey, stopped with SIGSTOP under 3 posts/s",
+        f"restarted after {took['worker-mail']:.0f} s and {took['valkey']:.0f} s, nobody else was; "
+        f"{tally.accepted} accepted: 0 lost, 0 doubled",
+    )  # fmt: skip
 
 
 def test_redis_away_for_five_minutes_restarts_nothing(away, report):
