@@ -43,7 +43,7 @@ def test_rotated_secrets_reach_every_pod_and_lose_nothing(images, report):
 
 
 def test_a_release_that_is_rendered_and_applied_again_keeps_its_secrets(images, report):
-    """As Argo CD does: rendered without the cluster, applied by the server twice. Then new pods, and a wake from zero."""
+    """As Argo CD does: rendered without the cluster, applied by the server twice. Then new pods; a wake from zero."""
     name = "offload-rendered"
     namespace(name)
     values = [*images, "-f", str(SMALL), "-n", name]
