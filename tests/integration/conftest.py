@@ -58,8 +58,13 @@ class Offload(Stack):
         return response.json()["task_id"]
 
     def task(self, client: httpx.Client, task_id: str) -> dict[str, Any]:
-        """Return a task as the API shows it."""
-        response = client.get(f"/v1/tasks/{task_id}")
+        """Return a task as the API shows it; a 503 is asked again, as a client does."""
+
+        def answer() -> httpx.Response | None:
+            response = client.get(f"/v1/tasks/{task_id}")
+            return None if response.status_code == 503 else response
+
+        response = until(answer, "an answer", seconds=20)
         assert response.status_code == 200, response.text
         return response.json()
 
@@ -68,9 +73,12 @@ class Offload(Stack):
 
         def ended() -> dict[str, Any] | None:
             try:
-                task = self.task(client, task_id)
-            except (httpx.HTTPError, AssertionError):
+                response = client.get(f"/v1/tasks/{task_id}")
+            except httpx.HTTPError:
                 return None
+            if response.status_code != 200:
+                return None
+            task: dict[str, Any] = response.json()
             return task if task["state"] in records.TERMINAL else None
 
         try:
