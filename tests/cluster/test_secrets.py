@@ -51,7 +51,7 @@ def test_a_release_that_is_rendered_and_applied_again_keeps_its_secrets(images, 
     try:
         found = []
         for _ in range(2):
-            text = render(*values, "--skip-tests")
+            text = render(*values, "--skip-tests", "--api-versions", "keda.sh/v1alpha1/ScaledObject")
             release.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
             for component in ("gateway", "beat", "worker-mail"):
                 release.kubectl("rollout", "status", f"deployment/offload-{component}", "--timeout=180s")
