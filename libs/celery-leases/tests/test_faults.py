@@ -76,9 +76,9 @@ def test_sigterm_under_load_neither_loses_nor_doubles(cluster):
 
 def test_lost_connections_under_load_neither_lose_nor_double(cluster):
     """A pool's child may have a task that it has not confirmed yet when its worker's connections are lost."""
-    names = publish_effects(cluster.app(), 2000, 0.002)
+    names = publish_effects(cluster.app(), 1200, 0.002)
     for _ in range(2):
-        cluster.worker("-c", "4", ready=False)
+        cluster.worker("-c", "4", "--without-mingle", ready=False)
     until(lambda: cluster.noted("done"), "the first effect")
     client = cluster.server.client()
     cuts = 0
