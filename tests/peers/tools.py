@@ -55,8 +55,7 @@ def try_flower(folder: Path, environment: dict[str, str]) -> list[tuple[str, str
     process = Process("flower", command, folder / "flower.log", environment | {"FLOWER_UNAUTHENTICATED_API": "true"})
     try:
         flower = Flower(port)
-        until(lambda: flower.ask("/api/workers?refresh=1"), "Flower to see the worker", seconds=60)
-        workers = flower.ask("/api/workers?refresh=1")
+        workers = until(lambda: flower.ask("/api/workers?refresh=1"), "Flower to see the worker", seconds=60)
         sent = add.delay(1, 1)
         found = until(
             lambda: (task := flower.ask(f"/api/task/info/{sent.id}")) and task != 404 and task["state"] == "SUCCESS"

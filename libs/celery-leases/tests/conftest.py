@@ -102,6 +102,22 @@ class Cluster:
         lines = [line.split() for line in self.ledger.read_text().splitlines()]
         return Counter(line[1] for line in lines if line[0] == what)
 
+    def listen(self, app: Celery) -> tuple[list[str], str]:
+        """Send a task, listen for successes with `app` until one comes; returns the ids seen, and the one sent."""
+        seen: list[str] = []
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection)
+
+            def succeeded(event: dict[str, str]) -> None:
+                seen.append(event["uuid"])
+                receiver.should_stop = True
+
+            receiver.handlers = {"task-succeeded": succeeded}
+            # The task is due when the receiver listens: events are not kept for anybody.
+            sent = self.app().signature("leases_app.add", args=(1, 1)).apply_async(countdown=2)
+            receiver.capture(limit=None, timeout=20, wakeup=False)
+        return seen, sent.id
+
     def stop(self) -> None:
         for worker in self.workers:
             worker.kill()

@@ -79,19 +79,8 @@ def test_remote_control_and_events(cluster):
     cluster.worker("-c", "1", "-E")
     app = cluster.app()
     assert app.control.inspect(timeout=5, limit=1).ping() == {"w1@test": {"ok": "pong"}}
-    seen = []
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection)
-
-        def succeeded(event: dict[str, object]) -> None:
-            seen.append(event["uuid"])
-            receiver.should_stop = True
-
-        receiver.handlers = {"task-succeeded": succeeded}
-        # The task is due when the receiver listens: events are not kept for anybody.
-        sent = signature(app, "add", 1, 1).apply_async(countdown=2)
-        receiver.capture(limit=None, timeout=20, wakeup=False)
-    assert seen == [sent.id]
+    seen, sent = cluster.listen(app)
+    assert seen == [sent]
 
 
 def test_remote_control_leaves_no_keys(cluster):

@@ -94,7 +94,7 @@ class Holder:
         self._in_flight: dict[str, Lease] = {}
         self._endings: dict[str, tuple[Lease, _Ending]] = {}
         # Those whose script is on its way: a renewal that finds them gone need not be told.
-        self._ending: set[str] = set()
+        self._being_ended: set[str] = set()
         self._abandoned: set[str] = set()
         self._doubtful: dict[str, float] = {}
         self._unconfirmed: set[str] = set()
@@ -222,12 +222,12 @@ class Holder:
     def _run(self, lease: Lease, ending: _Ending) -> None:
         arguments = (self.options.key_prefix, lease.queue, lease.tag, self.owner, lease.delivery, *ending.arguments)
         with self._lock:
-            self._ending.add(lease.delivery_tag)
+            self._being_ended.add(lease.delivery_tag)
         try:
             outcome = ending.script(self.client, [], arguments)
         except BaseException:
             with self._lock:
-                self._ending.discard(lease.delivery_tag)
+                self._being_ended.discard(lease.delivery_tag)
             raise
         if outcome == 0:
             counters["fenced"] += 1
@@ -239,7 +239,7 @@ class Holder:
             self._in_flight.pop(delivery_tag, None)
             self._on_lost.pop(delivery_tag, None)
             self._endings.pop(delivery_tag, None)
-            self._ending.discard(delivery_tag)
+            self._being_ended.discard(delivery_tag)
             self._abandoned.discard(delivery_tag)
             self._doubtful.pop(delivery_tag, None)
             self._unconfirmed.discard(delivery_tag)
@@ -336,7 +336,7 @@ class Holder:
 
     def _lose(self, lease: Lease) -> None:
         with self._lock:
-            if lease.delivery_tag in self._ending or self._in_flight.pop(lease.delivery_tag, None) is None:
+            if lease.delivery_tag in self._being_ended or self._in_flight.pop(lease.delivery_tag, None) is None:
                 return  # it was settled while the renewal was on its way
             self._endings.pop(lease.delivery_tag, None)
             self._abandoned.discard(lease.delivery_tag)

@@ -79,7 +79,7 @@ def _keep_begun_jobs(pool: Any) -> None:  # noqa: ANN401 -- Celery's pool is unt
     flush = pool.flush
 
     def flush_the_rest() -> None:
-        begun = [job for job in _jobs(pool) if job._write_to is not None and not job._accepted]  # noqa: SLF001 -- as below
+        begun = _unconfirmed_jobs()
         try:
             for job in begun:
                 job._accepted = True  # noqa: SLF001 -- what flush() asks
@@ -98,16 +98,15 @@ def end_hung_children(limit_seconds: float) -> None:
     with) would keep the task for ever. Celery gives the task to another child then. Called by the consumer's loop.
     """
     global _looked_at  # noqa: PLW0603 -- one worker a process
-    consumer, now = _worker(), time.monotonic()
-    if consumer is None or runs_tasks_itself() or now - _looked_at < LOOK_SECONDS:
+    now = time.monotonic()
+    if now - _looked_at < LOOK_SECONDS:
         return
     if now - _looked_at > 5 * LOOK_SECONDS:
         # The loop stood still: children may have begun long ago, and it has not read so yet.
         _given_at.clear()
     _looked_at = now
-    jobs = _jobs(consumer.pool)
-    busy = {pid for job in jobs if job._accepted for pid in job.worker_pids()}  # noqa: SLF001 -- Celery has no way to ask
-    given = {job._job: job._write_to for job in jobs if job._write_to is not None and not job._accepted}  # noqa: SLF001
+    busy = {pid for job in _jobs() if job._accepted for pid in job.worker_pids()}  # noqa: SLF001 -- Celery has no way to ask
+    given = {job._job: job._write_to for job in _unconfirmed_jobs()}  # noqa: SLF001 -- as above
     for number in _given_at.keys() - given.keys():
         del _given_at[number]
     for number, child in given.items():
@@ -118,9 +117,17 @@ def end_hung_children(limit_seconds: float) -> None:
                 os.kill(child.pid, signal.SIGKILL)
 
 
-def _jobs(pool: Any) -> list[Any]:  # noqa: ANN401 -- Celery's pool is untyped
-    """Return what a prefork pool was given and has not ended."""
-    return list(pool._pool._cache.values()) if pool._pool is not None else []  # noqa: SLF001 -- Celery has no way to ask
+def _jobs() -> list[Any]:
+    """Return what a prefork pool was given and has not ended; nothing where tasks run in this process."""
+    consumer = _worker()
+    if consumer is None or runs_tasks_itself() or consumer.pool._pool is None:  # noqa: SLF001 -- Celery has no way to ask
+        return []
+    return list(consumer.pool._pool._cache.values())  # noqa: SLF001 -- as above
+
+
+def _unconfirmed_jobs() -> list[Any]:
+    """Return the jobs that a child of the pool has, and has not confirmed so far."""
+    return [job for job in _jobs() if job._write_to is not None and not job._accepted]  # noqa: SLF001 -- as above
 
 
 @signals.task_failure.connect(weak=False)
@@ -189,20 +196,15 @@ def goes_on() -> bool:
 
 def is_working() -> bool:
     """Return whether a task runs, or has been given to a child of the pool."""
-    consumer = _worker()
-    is_begun = consumer is not None and not runs_tasks_itself() and bool(_jobs(consumer.pool))
-    return is_begun or bool(state.active_requests)
+    return bool(_jobs() or state.active_requests)
 
 
 def is_active(delivery_tag: str) -> bool:
     """Return whether the message of this delivery tag has been given to a task that still runs."""
     if any(request.message.delivery_tag == delivery_tag for request in tuple(state.active_requests)):
         return True
-    consumer = _worker()
-    if consumer is None or runs_tasks_itself():
-        return False
     # What a child has, and has not confirmed so far. The callback is the request's.
-    begun = (job._callback.__self__ for job in _jobs(consumer.pool) if job._write_to is not None)  # noqa: SLF001
+    begun = (job._callback.__self__ for job in _jobs() if job._write_to is not None)  # noqa: SLF001
     return any(request.message.delivery_tag == delivery_tag for request in begun)
 
 
