@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     )
     ca_file: str | None = Field(
         default=None,
-        description="Authorities (PEM) that are trusted beside the system's: for Redis, S3, SMTP and the collector.",
+        description="A PEM file of certificate authorities to trust in addition to the system's, for Redis, S3, "
+        "SMTP and the collector.",
     )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least log level.")
 

@@ -15,7 +15,7 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    host: str = Field(default="", description="The address to listen on. Empty: all, of IPv4 and of IPv6.")
+    host: str = Field(default="", description="The address to listen on. Empty: every address, IPv4 and IPv6.")
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=8080, description="The port to listen on.")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="API keys as `name:sha256[:scope,…[:expiry]]`, separated by spaces or newlines."
