@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import celery_leases
 from devstack import settings_reference
 from offload_contracts import ALL, Queue
 
@@ -133,12 +134,22 @@ def test_the_page_about_elasticity_shows_the_clusters_last_report():
     assert (ROOT / "docs" / "explanation" / "elasticity.md").read_text().partition(mark)[2] == report
 
 
-def test_the_chart_and_the_images_are_of_the_services_version():
-    version = tomllib.loads((ROOT / "services" / "gateway" / "pyproject.toml").read_text())["project"]["version"]
+def test_everything_is_of_one_version():
+    """The broker's library has a version of its own, because others use it without Offload."""
+
+    def version(folder: Path) -> str:
+        return tomllib.loads((folder / "pyproject.toml").read_text())["project"]["version"]
+
     chart = (ROOT / "charts" / "offload" / "Chart.yaml").read_text()
-    assert f"appVersion: {version}" in chart
+    release = re.search(r"^appVersion: (\S+)$", chart, re.MULTILINE)[1]
+    assert f"\nversion: {release}\n" in chart
+    libraries = [folder for folder in (ROOT / "libs").iterdir() if folder.name != "celery-leases"]
+    for folder in [*(ROOT / "services" / service for service in SERVICES), *libraries, ROOT / "devstack"]:
+        assert version(folder) == release, folder
     for service in SERVICES:
-        assert f"ARG VERSION={version}\n" in (ROOT / "services" / service / "Dockerfile").read_text()
+        assert f"ARG VERSION={release}\n" in (ROOT / "services" / service / "Dockerfile").read_text()
+    assert f"## {release} - " in (ROOT / "CHANGELOG.md").read_text()
+    assert version(ROOT / "libs" / "celery-leases") == celery_leases.__version__
 
 
 def test_the_four_dockerfiles_differ_in_their_service_alone():

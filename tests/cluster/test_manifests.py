@@ -44,7 +44,7 @@ def filled_in(variant: str, namespace_: str, images: list[str], changes: dict[st
     text = (ROOT / "k8s" / f"{variant}.yaml").read_text()
     digests = dict(re.findall(r"images\.(\w+)\.digest=(\S+)", " ".join(images)))
     for service, key in SERVICES.items():
-        text = text.replace(f"ghcr.io/offload/{service}:0.1.1", f"{REGISTRY}/offload/{service}@{digests[key]}")
+        text = re.sub(rf"ghcr\.io/offload/{service}:[\d.]+", f"{REGISTRY}/offload/{service}@{digests[key]}", text)
     text = text.replace(".offload.svc", f".{namespace_}.svc")
     for old, new in changes.items():
         assert old in text, old

@@ -160,7 +160,8 @@ def test_it_works_as_a_dependency(tmp_path):
         f"offload: {{logLevel: DEBUG, secrets: {{seed: {SEED}}}}}\n"
     )
     said = run("helm", "template", "x", str(parent), "--kube-version", "1.35.0")
-    assert "image: registry.test/offload/gateway:0.1.1" in said
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    assert f"image: registry.test/offload/gateway:{version}" in said
 
 
 def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(tmp_path):
