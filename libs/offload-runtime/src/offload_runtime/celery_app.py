@@ -162,22 +162,26 @@ def run_worker(
         SettingsError: when the fleet's settings name a queue of another service.
 
     """
-    from celery.bin.celery import celery  # half a second of commands that beat does not need
+    # Beat needs neither. And not `celery.bin.celery`, all of Celery's commands: it imports a shell for one of them, which
+    # is a third of a worker's start.
+    from celery.bin.base import CLIContext
+    from celery.bin.worker import worker
 
     foreign = set(fleet.queues) - set(queues)
     if foreign:
         message = f"OFFLOAD_QUEUES: {app.main} serves {', '.join(queues)}, not {', '.join(sorted(foreign))}"
         raise SettingsError(message)
     drain.install(fleet.drain_seconds)
-    celery.params[0].default = app
     # Not `app.worker_main`: it drops the exit code, and a worker that has failed would end as one that was told to.
     sys.exit(
-        celery.main(
+        worker.main(
             args=[
-                "worker", "--pool", pool, "--concurrency", str(concurrency),
+                "--pool", pool, "--concurrency", str(concurrency),
                 "--queues", ",".join(fleet.queues or queues), "--loglevel", app.settings.log_level,
                 "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments,
             ],
+            prog_name=app.main,
             standalone_mode=False,
+            obj=CLIContext(app, no_color=False, workdir=None),
         )
     )  # fmt: skip
