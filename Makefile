@@ -11,7 +11,7 @@ RUN := env UV="$(UV)" PATH="$(CURDIR)/.venv/bin:$(PATH)" VIRTUAL_ENV="$(CURDIR)/
 NO_PYTHON := Offload needs Python 3.12 or newer: none is installed here, and uv could not download one. Install it \
 (apt-get install python3, brew install python, or your company's mirror in UV_PYTHON_INSTALL_MIRROR) and run make again.
 
-.PHONY: help setup demo up down test test-quick cluster-test faults faults-cluster peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
+.PHONY: help setup demo up down test test-quick cluster-test faults faults-cluster fuzz peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
 
 help: ## Print every target with a line of help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ faults: setup ## Break everything on purpose for half an hour, and write reports
 	  $(RUN) pytest tests/faults --full -m "$${part% -n*}" -n$${part##*-n} $(FAULTS); status=$$?; \
 	  [ $$status -eq 0 ] || [ $$status -eq 5 ] || code=$$status; done; \
 	  $(RUN) python tests/faults/report.py && exit $$code
+
+fuzz: setup ## Send the API more than 5,000 generated requests (about ten minutes; FUZZ_SEED=... for others)
+	@FUZZ_EXAMPLES=220 $(RUN) pytest tests/integration/test_openapi.py --numprocesses=0
 
 faults-cluster: setup ## The same against a release on a cluster (after make faults: its rows are added)
 	@$(RUN) pytest tests/faults --cluster --numprocesses=0 $(FAULTS); code=$$?; $(RUN) python tests/faults/report.py && exit $$code

@@ -70,7 +70,7 @@ class Offload(Stack):
         assert response.status_code == 200, response.text
         return response.json()
 
-    def wait(self, client: httpx.Client, task_id: str, seconds: float = 30) -> dict[str, Any]:
+    def wait(self, client: httpx.Client, task_id: str, seconds: float = 60) -> dict[str, Any]:
         """Return a task once it has ended."""
 
         def ended() -> dict[str, Any] | None:

@@ -14,9 +14,9 @@ import pytest
 from devstack.waiting import until
 from gateway import auth
 
-# More than 5,000 cases over all operations; a seed makes a finding come again.
-MAX_EXAMPLES = "220"
-SEED = "20261125"
+# The examples of each operation: `make fuzz` asks for 220, more than 5,000 cases. A seed makes a finding come again.
+MAX_EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "40")
+SEED = os.environ.get("FUZZ_SEED", "20261125")
 
 
 # What no schema says: two requests of one key that differ are refused, a cursor comes from the page before, and
@@ -42,7 +42,7 @@ def filter_body(context, body):
 """
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_schemathesis_finds_nothing(offload):
     key, line = auth.new_key("tester", ["tasks", "operator"])
     offload.gateway(
