@@ -162,8 +162,8 @@ def run_worker(
         SettingsError: when the fleet's settings name a queue of another service.
 
     """
-    # Beat needs neither. And not `celery.bin.celery`, all of Celery's commands: it imports a shell for one of them, which
-    # is a third of a worker's start.
+    # Beat needs neither. And not `celery.bin.celery`: it has all of Celery's commands, and for one of them it imports a
+    # shell, which is a third of a worker's start.
     from celery.bin.base import CLIContext
     from celery.bin.worker import worker
 
