@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 import time
 from collections import Counter
@@ -219,10 +218,8 @@ def test_connections_are_used_again(ready):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_starttls_and_login(offload, tmp_path):
     issued = issue(tmp_path, "127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.certificate, issued.key)
     offload.smtp.stop()
-    offload.smtp = SmtpSink(offload.smtp.port, login=("offload", "pass word"), starttls=context).start()
+    offload.smtp = SmtpSink(offload.smtp.port, login=("offload", "pass word"), starttls=issued.for_a_server()).start()
     offload.environment |= {
         "OFFLOAD_SMTP_SECURITY": "starttls",
         "OFFLOAD_SMTP_CA_FILE": str(issued.authority),
@@ -415,8 +412,7 @@ def test_a_health_check_that_hangs_takes_no_slot(offload, raw):
 def test_each_cause_keeps_its_name(raw, tmp_path):
     plain = raw(without_starttls)
     issued = issue(tmp_path, "127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.certificate, issued.key)
+    context = issued.for_a_server()
 
     def over_tls(connection: socket.socket, stopped: threading.Event) -> None:
         with context.wrap_socket(connection, server_side=True) as secured:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import ssl
 import subprocess
 import sys
 import threading
@@ -35,12 +34,6 @@ except FileNotFoundError:
 """
 
 
-def context_of(issued: Certificate) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(issued.certificate, issued.key)
-    return context
-
-
 class HttpsServer:
     """Answers 404 to everything, and notes what it was asked for."""
 
@@ -58,7 +51,7 @@ class HttpsServer:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.socket = context_of(issued).wrap_socket(self._server.socket, server_side=True)
+        self._server.socket = issued.for_a_server().wrap_socket(self._server.socket, server_side=True)
         self.url = f"https://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -86,7 +79,7 @@ def test_redis_smtp_and_the_collector_are_trusted_by_one_file(tmp_path, tls_bina
     try:
         with Offload(tmp_path / "stack", FAST) as stack:
             stack.smtp.stop()
-            stack.smtp = SmtpSink(stack.smtp.port, starttls=context_of(issued)).start()
+            stack.smtp = SmtpSink(stack.smtp.port, starttls=issued.for_a_server()).start()
             stack.environment |= {
                 "OFFLOAD_CA_FILE": str(issued.authority),
                 "OFFLOAD_REDIS_URL": server.url.partition("?")[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ class Certificate:
     authority: Path
     certificate: Path
     key: Path
+
+    def for_a_server(self) -> ssl.SSLContext:
+        """Return what a server wraps its connections in."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
 
 
 def issue(folder: Path, address: str, *, expired: bool = False) -> Certificate:
