@@ -75,6 +75,9 @@ def scale(request: pytest.FixtureRequest) -> Scale:
     return Scale(request.config.getoption("--full"), seed)
 
 
+TWO_SLOTS = {"OFFLOAD_IMAGE_CONCURRENCY": "2"}
+
+
 class Stack(Offload):
     """A stack with a worker that can be poisoned, and the mail server's ledger."""
 
@@ -97,7 +100,7 @@ class Stack(Offload):
 @pytest.fixture
 def stack(tmp_path: Path, scale: Scale) -> Iterator[Stack]:
     """Servers of this test's own. At full size with the lease that users have."""
-    with Stack(tmp_path, FAST | (REAL if scale.is_full else {})) as made:
+    with Stack(tmp_path, FAST | TWO_SLOTS | (REAL if scale.is_full else {})) as made:
         yield made
 
 

@@ -34,7 +34,7 @@ def load(stack, tasks: int, content: bytes, more: Callable[[], bool]) -> Client:
     return client
 
 
-@pytest.mark.parametrize(("order", "milliseconds"), [(1, 30), (2, 1)])
+@pytest.mark.parametrize(("order", "milliseconds"), [(1, 30), pytest.param(2, 1, marks=pytest.mark.full)])
 def test_kill_9_of_worker_trees(stack, scale, order, milliseconds):
     content = noisy_photo(900, 700) if milliseconds == 30 else SMALL_PHOTO
     tasks, kills = scale.of(10_000, 100), scale.of(60, 4)
@@ -61,7 +61,7 @@ def test_kill_9_of_worker_trees(stack, scale, order, milliseconds):
 
 
 def test_sigterm_under_load(stack, scale):
-    tasks, stops = scale.of(4_000, 100), scale.of(25, 3)
+    tasks, stops = scale.of(4_000, 100), scale.of(25, 2)
     fleet = Fleet(stack, "image_worker", {}, random.Random(scale.seed)).start(2)
     client = load(stack, tasks, noisy_photo(900, 700), more=lambda: len(fleet.ended) < stops)
     until(lambda: stack.redis.client().hlen("offload:queue:images:live"), "work")

@@ -29,6 +29,8 @@ FAST = {
     "OFFLOAD_SWEEP_INTERVAL_SECONDS": "0.3",
     "OFFLOAD_RETRY_BACKOFF_SECONDS": "0.3",
     "OFFLOAD_MAIL_RETRY_SECONDS": "0.3 0.6 1.2",
+    # A process that decodes images costs half a second of CPU to start.
+    "OFFLOAD_IMAGE_CONCURRENCY": "1",
 }
 JPEG = {"Content-Type": "image/jpeg"}
 

@@ -15,7 +15,7 @@ from .conftest import JPEG, photo
 POINTS = ("before STARTED", "in the step", "before publish", "before storing")
 
 
-@pytest.mark.parametrize("seconds", [1, 10, 60])
+@pytest.mark.parametrize("seconds", [1, 15])
 def test_redis_away_at_every_point_of_a_step(offload, seconds):
     """Workers wait where they are, go on by themselves, and each user gets one mail."""
     offload.gateway()
@@ -150,11 +150,11 @@ def test_a_collector_that_does_not_answer_slows_nothing(offload, collector):
         offload.otlp.silent.set()
     offload.gateway()
     client = offload.client()
-    tasks = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(300)]
+    tasks = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(150)]
     one = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
     watched = offload.worker("image_worker", one)
     plain = offload.worker("image_worker", one | {"OTEL_SDK_DISABLED": "true"})
-    more = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(300)]
+    more = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(150)]
     records = [offload.wait(client, task_id) for task_id in tasks + more]
     assert {record["state"] for record in records} == {"SUCCESS"}
     # Only what was done while both were there is compared.
