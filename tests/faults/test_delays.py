@@ -57,6 +57,7 @@ def test_a_delay_three_times_as_long_as_any_timeout(stack, scale):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_a_hundred_thousand_delayed_tasks(stack, scale):
     """All of them wait in Redis; 2,000 of them are due within 20 s, and start on time. The worker's memory is flat."""
     stack.gateway({"OFFLOAD_QUEUE_LIMIT": "1000000"})
