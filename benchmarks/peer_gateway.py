@@ -61,7 +61,7 @@ if __name__ == "__main__":
         from opentelemetry.instrumentation.celery import CeleryInstrumentor
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-        from offload_runtime import telemetry
+        from offload_core import telemetry
 
         telemetry.start("peer")
         FastAPIInstrumentor.instrument_app(app, exclude_spans=["send", "receive"])

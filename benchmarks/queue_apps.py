@@ -45,9 +45,9 @@ def leases() -> Celery:
 def offload() -> Celery:
     """Our broker, with the gate and the record of each task."""
     from offload_contracts import RENDER_REPORT, Outputs
-    from offload_runtime.celery_app import create_app
-    from offload_runtime.settings import Settings
-    from offload_runtime.steps import Policy, register
+    from offload_core.settings import Settings
+    from offload_worker.celery_app import create_app
+    from offload_worker.steps import Policy, register
 
     app = create_app("bench", Settings(redis_url=URL))
     register(app, RENDER_REPORT, lambda _message, _run: Outputs(), Policy(0, 0))

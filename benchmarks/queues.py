@@ -12,8 +12,8 @@ from devstack.processes import Process, python
 from devstack.servers import RedisServer
 from devstack.waiting import until
 from offload_contracts import RENDER_REPORT, RenderReport
-from offload_runtime import messages, records
-from offload_runtime.messages import ChainStep
+from offload_core import messages, records
+from offload_core.messages import ChainStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

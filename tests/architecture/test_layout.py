@@ -53,7 +53,7 @@ def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_pa
     from image_worker.settings import ImageWorkerSettings
     from mail_worker.settings import MailWorkerSettings
 
-    monkeypatch.setattr("offload_runtime.logs.configure", lambda *_: None)
+    monkeypatch.setattr("offload_core.logs.configure", lambda *_: None)
     common = {"redis_url": "redis://localhost/0", "blob_url": f"file://{tmp_path}"}
     mail = common | {"link_secret": "s" * 32, "smtp_host": "localhost", "mail_from": "a@example.com"}
     fleets = {
@@ -73,8 +73,8 @@ def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_pa
     "override", [{"task_acks_late": False}, {"accept_content": ["json", "pickle"]}, {"worker_disable_prefetch": False}]
 )
 def test_settings_that_would_break_a_promise_are_refused(override):
-    from offload_runtime.celery_app import _refuse_overrides, create_app
-    from offload_runtime.settings import Settings, SettingsError
+    from offload_core.settings import Settings, SettingsError
+    from offload_worker.celery_app import _refuse_overrides, create_app
 
     app = create_app("test", Settings(redis_url="redis://localhost/0"))
     _refuse_overrides(app.conf)

@@ -26,7 +26,7 @@ from obstore.store import S3Store
 from PIL import Image
 
 from devstack.waiting import until
-from offload_runtime.records import TERMINAL
+from offload_core.records import TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -48,9 +48,12 @@ def test_an_image_holds_its_services_dependencies_alone(images, away, service):
         for line in exported.splitlines()
         if "==" in line and "win32" not in line
     }
-    ours = {"celery-leases", "offload-contracts", "offload-runtime", f"offload-{service}"}
+    ours = {"celery-leases", "offload-contracts", "offload-core", f"offload-{service}"}
+    if service != "gateway":
+        ours.add("offload-worker")
     normal = {re.sub(r"[-_.]+", "-", name) for name in found}
     assert normal == {re.sub(r"[-_.]+", "-", name) for name in locked} | ours
+    assert bool(normal & {"celery", "kombu", "billiard"}) == (service != "gateway")
     for other, names in OWN.items():
         assert bool(names & normal) == (other == service), (other, names & normal)
 

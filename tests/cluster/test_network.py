@@ -11,8 +11,8 @@ import pytest
 
 from devstack.waiting import until
 from offload_contracts import RESIZE_IMAGE, ResizeImage
-from offload_runtime import messages
-from offload_runtime.messages import ChainStep
+from offload_core import messages
+from offload_core.messages import ChainStep
 
 from .cluster import OUTSIDE, RESTRICTED, Client, Release, Tally, get, kubectl
 from .conftest import SMALL

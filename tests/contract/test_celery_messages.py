@@ -20,10 +20,10 @@ from offload_contracts import (
     SendMail,
     ThumbnailImage,
 )
-from offload_runtime import keys
-from offload_runtime.celery_app import create_app
-from offload_runtime.messages import ChainStep, envelope
-from offload_runtime.settings import Settings
+from offload_core import keys
+from offload_core.messages import ChainStep, envelope
+from offload_core.settings import Settings
+from offload_worker.celery_app import create_app
 
 TASK = "9d0a6a5e-3f0b-4a0e-8a55-1c1f0b9d7a11"
 DUE = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)

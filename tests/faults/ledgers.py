@@ -26,7 +26,7 @@ from integration.conftest import JPEG, PREFIX, photo
 from PIL import Image
 
 from devstack.waiting import until
-from offload_runtime import keys, records
+from offload_core import keys, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -13,8 +13,8 @@ from integration.conftest import PREFIX
 
 from devstack.waiting import until
 from offload_contracts import SEND_MAIL, SendMail
-from offload_runtime import messages, records
-from offload_runtime.messages import ChainStep
+from offload_core import messages, records
+from offload_core.messages import ChainStep
 
 from .ledgers import SMALL_PHOTO, Client, Post, judge, mail
 from .report import Row

@@ -12,7 +12,7 @@ import pytest
 
 from devstack import packages
 from devstack.waiting import until
-from offload_runtime import records
+from offload_core import records
 
 from .report import Row
 

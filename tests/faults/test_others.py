@@ -18,8 +18,8 @@ from devstack.servers import S3Server
 from devstack.smtp_sink import DROP
 from devstack.waiting import until
 from offload_contracts import RENDER_REPORT, RESIZE_IMAGE, RenderReport, ResizeImage
-from offload_runtime import messages, records
-from offload_runtime.messages import ChainStep
+from offload_core import messages, records
+from offload_core.messages import ChainStep
 
 from .ledgers import Client, Post, image, judge, mail, noisy_photo
 from .report import Row

@@ -16,7 +16,7 @@ from PIL import Image
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.waiting import until
-from offload_runtime import keys, records
+from offload_core import keys, records
 
 if TYPE_CHECKING:
     import socket

@@ -17,7 +17,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.worker.request import Request
 
 from celery_leases.transport import LeaseChannel
-from offload_runtime.backend import RecordBackend
+from offload_worker.backend import RecordBackend
 
 # Deaf to the soft time limit where a test asks for it, as a library that does not return: the hard one ends it.
 DEAF_TO = (SoftTimeLimitExceeded,) if "DEAF_TO_SOFT_LIMIT" in os.environ else ()

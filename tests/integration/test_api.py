@@ -15,7 +15,7 @@ from PIL import Image
 
 from devstack.waiting import until
 from gateway import auth
-from offload_runtime import links
+from offload_core import links
 
 from .conftest import JPEG, photo
 

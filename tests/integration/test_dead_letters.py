@@ -10,7 +10,7 @@ from devstack.waiting import until
 from gateway import auth
 from mail_worker.maintenance import clean_up, utc_now
 from mail_worker.settings import MailWorkerSettings
-from offload_runtime.blobs import BlobStore
+from offload_core.blobs import BlobStore
 
 from .conftest import JPEG
 

@@ -17,7 +17,7 @@ from devstack.waiting import until
 from mail_worker import compose
 from mail_worker.settings import SmtpSettings
 from mail_worker.smtp import Sender
-from offload_runtime.errors import TemporaryError
+from offload_core.errors import TemporaryError
 
 from .conftest import FAST, Offload
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from devstack.waiting import until
 from gateway import auth
-from offload_runtime.logs import redact
+from offload_core.logs import redact
 
 from .conftest import JPEG, photo
 

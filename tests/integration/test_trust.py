@@ -21,7 +21,7 @@ import sys
 from datetime import timedelta
 import obstore
 from obstore.store import S3Store
-from offload_runtime import trust
+from offload_core import trust
 
 trust.install(sys.argv[2] if sys.argv[2:] else None)
 options = {"region": "x", "access_key_id": "x", "secret_access_key": "x"}

@@ -6,8 +6,8 @@ import json
 
 from devstack.waiting import until
 from offload_contracts import RENDER_REPORT, RenderReport
-from offload_runtime import keys, messages, records
-from offload_runtime.messages import ChainStep
+from offload_core import keys, messages, records
+from offload_core.messages import ChainStep
 
 from .conftest import PREFIX
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from gateway import auth
 from gateway.problems import Problem
 from gateway.settings import GatewaySettings
-from offload_runtime.settings import SettingsError
+from offload_core.settings import SettingsError
 
 
 def settings(tmp_path, **more) -> GatewaySettings:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mail_worker import compose
 from offload_contracts import Template, address
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 DATE = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 CONTEXTS = {

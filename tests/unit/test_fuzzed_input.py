@@ -25,9 +25,9 @@ from gateway.requests import EMAIL, ImageRequest, ReceiptEmail, ReportRequest, T
 from gateway.uploads import Upload
 from mail_worker import compose
 from offload_contracts import ALL, ContractError, Template, address
-from offload_runtime import links
-from offload_runtime.errors import StepError
-from offload_runtime.settings import SettingsError
+from offload_core import links
+from offload_core.errors import StepError
+from offload_core.settings import SettingsError
 
 
 @contextlib.contextmanager

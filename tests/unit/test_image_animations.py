@@ -13,7 +13,7 @@ from image_worker import images
 from image_worker.images import Limits
 from image_worker.images.sources import identify
 from offload_contracts import ImageFormat
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 FOLDER = Path(__file__).parent / "images"
 GIF, WEBP, PNG = ImageFormat.GIF, ImageFormat.WEBP, ImageFormat.PNG

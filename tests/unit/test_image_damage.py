@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from image_worker import images
 from offload_contracts import ImageFormat
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 FOLDER = Path(__file__).parent / "images"
 TAKEN, BROKEN, TRUNCATED = "taken", "image.broken", "image.truncated"

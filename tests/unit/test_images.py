@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 from image_worker import images
 from image_worker.images import Limits
 from offload_contracts import Fit, ImageFormat
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:

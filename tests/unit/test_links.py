@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload_runtime import links
+from offload_core import links
 
 SECRET = "s" * 32
 

@@ -10,7 +10,7 @@ import pytest
 
 from beat.schedules import Cron, Every, Schedule, ScheduleError
 from offload_contracts import CHECK_HEALTH, HealthCheck
-from offload_runtime.messages import ChainStep
+from offload_core.messages import ChainStep
 
 BERLIN = ZoneInfo("Europe/Berlin")
 STEP = ChainStep.of(CHECK_HEALTH, HealthCheck())

@@ -13,10 +13,10 @@ from gateway import dispatch
 from gateway.problems import Problem
 from gateway.requests import EMAIL, ImageRequest
 from mail_worker.settings import MailWorkerSettings
-from offload_runtime import keys, logs
-from offload_runtime.backend import describe
-from offload_runtime.errors import PermanentError, TemporaryError
-from offload_runtime.steps import Policy, with_jitter
+from offload_core import keys, logs
+from offload_core.errors import PermanentError, TemporaryError
+from offload_worker.backend import describe
+from offload_worker.steps import Policy, with_jitter
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_an_idempotency_key_is_printable_and_bounded(bad):
 
 
 def test_amazons_own_s3_needs_no_endpoint_and_no_keys():
-    from offload_runtime.blobs import BlobStore
-    from offload_runtime.settings import BlobSettings
+    from offload_core.blobs import BlobStore
+    from offload_core.settings import BlobSettings
 
     BlobStore(BlobSettings(blob_url="s3://bucket"))
     BlobStore(BlobSettings(blob_url="s3://bucket/folder", s3_endpoint="http://127.0.0.1:1"))

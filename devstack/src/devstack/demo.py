@@ -19,7 +19,7 @@ from rich.tree import Tree
 
 from devstack.stack import Stack
 from devstack.waiting import until
-from offload_runtime.records import TERMINAL
+from offload_core.records import TERMINAL
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from offload_runtime.process import exit_on_sigterm
+from offload_core.process import exit_on_sigterm
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     exit_on_sigterm()
     from beat.app import SERVICE, create, service
     from beat.settings import BeatSettings
-    from offload_runtime import telemetry
+    from offload_core import telemetry
 
     settings = BeatSettings()
     app = create(settings)

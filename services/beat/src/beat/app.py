@@ -12,13 +12,13 @@ from celery.beat import Service
 from beat.scheduler import SlotScheduler
 from beat.schedules import Cron, Every, Schedule
 from offload_contracts import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
-from offload_runtime import logs
-from offload_runtime.celery_app import create_app
-from offload_runtime.messages import ChainStep
+from offload_core import logs
+from offload_core.messages import ChainStep
+from offload_worker.celery_app import create_app
 
 if TYPE_CHECKING:
     from beat.settings import BeatSettings
-    from offload_runtime.celery_app import OffloadApp
+    from offload_worker.celery_app import OffloadApp
 
 SERVICE = "beat"
 

@@ -17,14 +17,15 @@ from celery_leases.options import Options
 from celery_leases.publish import PUBLISH_LUA
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
-from offload_runtime import keys, liveness, messages, records, telemetry
-from offload_runtime.messages import PUBLISHED_AT
-from offload_runtime.redis_client import cause, connect
+from offload_core import keys, messages, records, telemetry
+from offload_core.messages import PUBLISHED_AT
+from offload_core.redis_client import cause, connect
+from offload_worker import liveness
 
 if TYPE_CHECKING:
     from beat.schedules import Schedule
     from beat.settings import BeatSettings
-    from offload_runtime.celery_app import OffloadApp
+    from offload_worker.celery_app import OffloadApp
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from offload_runtime.messages import ChainStep
+    from offload_core.messages import ChainStep
 
 
 class ScheduleError(ValueError):

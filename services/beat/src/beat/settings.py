@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from offload_contracts import Address
-from offload_runtime.settings import Count, Settings, WorkerSettings
+from offload_core.settings import Count, Settings, WorkerSettings
 
 
 def _zone(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from offload_runtime.process import exit_on_sigterm
+from offload_core.process import exit_on_sigterm
 
 
 def main(arguments: list[str] | None = None) -> None:

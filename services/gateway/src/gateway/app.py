@@ -18,8 +18,8 @@ from gateway.dispatch import Dispatcher
 from gateway.edge import Edge
 from gateway.intake import Intake
 from gateway.operations import Metrics
-from offload_runtime import logs, telemetry, trust
-from offload_runtime.blobs import BlobStore
+from offload_core import logs, telemetry, trust
+from offload_core.blobs import BlobStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.problems import Problem
-from offload_runtime.settings import SettingsError
+from offload_core.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery_leases import keys as broker_keys
 from celery_leases.admin import DeadLetter
 from offload_contracts import Queue
-from offload_runtime import keys, records
+from offload_core import keys, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -23,9 +23,9 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway.batches import Batches
 from gateway.problems import RETRY_AFTER_SECONDS, Problem, redis_unavailable
-from offload_runtime import keys, messages, records, telemetry
-from offload_runtime.messages import PUBLISHED_AT, ChainStep
-from offload_runtime.redis_client import AWAY, cause, connect_async
+from offload_core import keys, messages, records, telemetry
+from offload_core.messages import PUBLISHED_AT, ChainStep
+from offload_core.redis_client import AWAY, cause, connect_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from redis.exceptions import RedisError
 
 from gateway import queues, schemas
-from offload_runtime import keys, redis_client
-from offload_runtime.blobs import BlobError
+from offload_core import keys, redis_client
+from offload_core.blobs import BlobError
 
 if TYPE_CHECKING:
     from gateway.app import Parts

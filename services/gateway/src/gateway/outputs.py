@@ -10,12 +10,12 @@ from fastapi.responses import Response, StreamingResponse
 
 from gateway.edge import IS_HEAD
 from gateway.problems import Problem
-from offload_runtime import blobs
+from offload_core import blobs
 
 if TYPE_CHECKING:
     from fastapi import Request
 
-    from offload_runtime.blobs import BlobStore
+    from offload_core.blobs import BlobStore
 
 NAME = re.compile(r"[a-z]+-(?P<sha256>[0-9a-f]{64})\.(?P<extension>jpg|png|webp|gif|avif|pdf)")
 MEDIA_TYPES = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from celery_leases import keys
 from offload_contracts import Queue
-from offload_runtime.messages import PUBLISHED_AT
+from offload_core.messages import PUBLISHED_AT
 
 if TYPE_CHECKING:
     import redis.asyncio

@@ -29,8 +29,8 @@ from offload_contracts import (
     SendMail,
     ThumbnailImage,
 )
-from offload_runtime import blobs, keys, links, records
-from offload_runtime.messages import ChainStep
+from offload_core import blobs, keys, links, records
+from offload_core.messages import ChainStep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

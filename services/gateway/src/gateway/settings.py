@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from offload_runtime.settings import BlobSettings, Count, LinkSettings, Seconds, Settings
+from offload_core.settings import BlobSettings, Count, LinkSettings, Seconds, Settings
 
 
 class GatewaySettings(Settings, BlobSettings, LinkSettings):

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gateway.dead_letters import name_of
-from offload_runtime import keys, telemetry
+from offload_core import keys, telemetry
 
 if TYPE_CHECKING:
     from celery_leases.admin import DeadLetter
-    from offload_runtime.records import Ended, Record, StepRecord
+    from offload_core.records import Ended, Record, StepRecord
 
 
 def status_url(task_id: str) -> str:

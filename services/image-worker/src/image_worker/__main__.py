@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from offload_runtime.process import exit_on_sigterm
+from offload_core.process import exit_on_sigterm
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     exit_on_sigterm()
     from image_worker.app import POOL, QUEUES, create
     from image_worker.settings import ImageWorkerSettings
-    from offload_runtime.celery_app import run_worker
+    from offload_worker.celery_app import run_worker
 
     settings = ImageWorkerSettings()
     run_worker(create(settings), settings, QUEUES, POOL, settings.image_concurrency, sys.argv[1:])

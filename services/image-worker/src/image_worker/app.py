@@ -9,13 +9,14 @@ from celery import signals
 from image_worker import tasks
 from image_worker.sandbox import Sandbox
 from offload_contracts import Queue
-from offload_runtime import celery_telemetry, logs
-from offload_runtime.blobs import BlobStore
-from offload_runtime.celery_app import create_app
+from offload_core import logs
+from offload_core.blobs import BlobStore
+from offload_worker import celery_telemetry
+from offload_worker.celery_app import create_app
 
 if TYPE_CHECKING:
     from image_worker.settings import ImageWorkerSettings
-    from offload_runtime.celery_app import OffloadApp
+    from offload_worker.celery_app import OffloadApp
 
 SERVICE = "image-worker"
 QUEUES = (Queue.IMAGES, Queue.REPORTS)

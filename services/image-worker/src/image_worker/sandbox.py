@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from image_worker.images import Limits, Rendered, resize
 from offload_contracts import Fit, ImageFormat
-from offload_runtime.errors import PermanentError, TemporaryError
+from offload_core.errors import PermanentError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

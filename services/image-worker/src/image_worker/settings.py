@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from offload_runtime.settings import BlobSettings, Count, FleetSettings, Settings, WorkerSettings
+from offload_core.settings import BlobSettings, Count, FleetSettings, Settings, WorkerSettings
 
 
 class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings, FleetSettings):

@@ -15,9 +15,9 @@ from offload_contracts import (
     ResizeImage,
     ThumbnailImage,
 )
-from offload_runtime import blobs
-from offload_runtime.errors import PermanentError, TemporaryError
-from offload_runtime.steps import Policy, Run, register
+from offload_core import blobs
+from offload_core.errors import PermanentError, TemporaryError
+from offload_worker.steps import Policy, Run, register
 
 if TYPE_CHECKING:
     from celery import Celery

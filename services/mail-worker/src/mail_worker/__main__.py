@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from offload_runtime.process import exit_on_sigterm
+from offload_core.process import exit_on_sigterm
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     exit_on_sigterm()
     from mail_worker.app import POOL, QUEUES, create
     from mail_worker.settings import MailWorkerSettings
-    from offload_runtime.celery_app import run_worker
+    from offload_worker.celery_app import run_worker
 
     settings = MailWorkerSettings()
     run_worker(create(settings), settings, QUEUES, POOL, settings.mail_concurrency, sys.argv[1:])

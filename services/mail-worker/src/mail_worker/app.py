@@ -8,14 +8,15 @@ from mail_worker import tasks
 from mail_worker.mails import Mailer
 from mail_worker.smtp import Sender
 from offload_contracts import Queue
-from offload_runtime import celery_telemetry, logs
-from offload_runtime.blobs import BlobStore
-from offload_runtime.celery_app import create_app
-from offload_runtime.redis_client import connect
+from offload_core import logs
+from offload_core.blobs import BlobStore
+from offload_core.redis_client import connect
+from offload_worker import celery_telemetry
+from offload_worker.celery_app import create_app
 
 if TYPE_CHECKING:
     from mail_worker.settings import MailWorkerSettings
-    from offload_runtime.celery_app import OffloadApp
+    from offload_worker.celery_app import OffloadApp
 
 SERVICE = "mail-worker"
 QUEUES = (Queue.MAIL, Queue.CALLBACKS, Queue.MAINTENANCE)

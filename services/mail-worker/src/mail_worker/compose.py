@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import PackageLoader, StrictUndefined, TemplateError, select_autoescape
 from jinja2.sandbox import SandboxedEnvironment
 
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics
 from redis.exceptions import RedisError
 
-from offload_runtime import blobs, keys
-from offload_runtime.errors import StepError
+from offload_core import blobs, keys
+from offload_core.errors import StepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

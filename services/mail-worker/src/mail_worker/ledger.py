@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from celery_leases import worker
 from celery_leases.scripts import Script
-from offload_runtime import keys
-from offload_runtime.redis_client import patiently
+from offload_core import keys
+from offload_core.redis_client import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import redis
 
     from offload_contracts import MailPolicy
-    from offload_runtime.steps import Run
+    from offload_worker.steps import Run
 
 
 def _script(name: str) -> Script:

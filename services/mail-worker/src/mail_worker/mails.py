@@ -13,7 +13,7 @@ from mail_worker import compose
 from mail_worker.ledger import Ledger, Opened
 from mail_worker.smtp import OutcomeUnknownError, Sender
 from offload_contracts import MailPolicy, MailSent, RecipientOutcome
-from offload_runtime.errors import PermanentError, StepError, TemporaryError
+from offload_core.errors import PermanentError, StepError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import redis
 
     from mail_worker.settings import MailWorkerSettings
-    from offload_runtime.steps import Run
+    from offload_worker.steps import Run
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_leases import admin
 from offload_contracts import Queue
-from offload_runtime import blobs, keys
-from offload_runtime.records import TERMINAL
+from offload_core import blobs, keys
+from offload_core.records import TERMINAL
 
 if TYPE_CHECKING:
     import redis

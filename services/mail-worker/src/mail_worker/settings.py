@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offload_contracts import Address
-from offload_runtime.settings import (
+from offload_core.settings import (
     BlobSettings,
     Count,
     FleetSettings,

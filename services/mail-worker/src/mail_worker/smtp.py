@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from offload_runtime.errors import PermanentError, TemporaryError
+from offload_core.errors import PermanentError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -24,10 +24,10 @@ from offload_contracts import (
     Swept,
     Template,
 )
-from offload_runtime import links
-from offload_runtime.blobs import BlobError
-from offload_runtime.errors import TemporaryError
-from offload_runtime.steps import Policy, Run, register
+from offload_core import links
+from offload_core.blobs import BlobError
+from offload_core.errors import TemporaryError
+from offload_worker.steps import Policy, Run, register
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from mail_worker.mails import Mailer
-    from offload_runtime.blobs import BlobStore
+    from offload_core.blobs import BlobStore
 
 
 def register_all(app: Celery, mailer: Mailer, store: BlobStore) -> None:  # noqa: C901 -- six tasks of a few lines each

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

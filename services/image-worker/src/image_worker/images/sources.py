@@ -9,7 +9,7 @@ from PIL import Image, features
 
 from offload_contracts import ImageFormat
 from offload_contracts.signatures import HEAD_BYTES, image_format
-from offload_runtime.errors import PermanentError
+from offload_core.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

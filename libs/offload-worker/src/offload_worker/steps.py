@@ -17,15 +17,16 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from offload_contracts import Message, Outputs, Result, TaskContract
-from offload_runtime import deadlines, keys, logs, records
-from offload_runtime.errors import TemporaryError
+from offload_core import keys, logs, records
+from offload_core.errors import TemporaryError
+from offload_worker import deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Celery
 
-    from offload_runtime.backend import RecordBackend
+    from offload_worker.backend import RecordBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Run:
 class GatedTask(Task):
     """The base of all steps."""
 
-    Request = "offload_runtime.celery_telemetry:ObservedRequest"
+    Request = "offload_worker.celery_telemetry:ObservedRequest"
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ANN401, ARG002 -- Celery's signature
         """Ask the record whether this run may begin. ``Ignore`` here acknowledges the message and stores nothing."""

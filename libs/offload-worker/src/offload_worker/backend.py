@@ -17,17 +17,17 @@ from opentelemetry import metrics
 
 from celery_leases import worker
 from offload_contracts import NOTIFY_FAILURE, ContractError, NotifyFailure, Queue, by_name
-from offload_runtime import keys, records, telemetry
-from offload_runtime.errors import StepError
-from offload_runtime.logs import redact
-from offload_runtime.messages import PUBLISHED_AT, ChainStep, envelope
-from offload_runtime.redis_client import connect, patiently
+from offload_core import keys, records, telemetry
+from offload_core.errors import StepError
+from offload_core.logs import redact
+from offload_core.messages import PUBLISHED_AT, ChainStep, envelope
+from offload_core.redis_client import connect, patiently
 
 if TYPE_CHECKING:
     import redis
 
     from celery_leases.scripts import Argument
-    from offload_runtime.settings import Settings
+    from offload_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from offload_runtime.settings import SettingsError
+from offload_core.settings import SettingsError
 
 
 def install(ca_file: str | None) -> None:

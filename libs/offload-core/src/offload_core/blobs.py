@@ -19,7 +19,7 @@ from obstore.store import LocalStore, S3Store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from offload_runtime.settings import BlobSettings
+    from offload_core.settings import BlobSettings
 
 UPLOADS = "uploads/"
 OUTPUTS = "outputs/"

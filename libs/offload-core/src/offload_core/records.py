@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_leases.publish import DISCARD_LUA, PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA
 from celery_leases.scripts import Argument, Script
-from offload_runtime import keys
+from offload_core import keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
-    from offload_runtime.messages import ChainStep, Envelope
+    from offload_core.messages import ChainStep, Envelope
 
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
 def _lua(name: str) -> str:
-    return (resources.files("offload_runtime") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    return (resources.files("offload_core") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

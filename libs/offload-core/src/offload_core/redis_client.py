@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis as AsyncRedis
 
-    from offload_runtime.settings import Settings
+    from offload_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from offload_runtime import telemetry
-from offload_runtime.messages import PUBLISHED_AT
+from offload_core import telemetry
+from offload_core.messages import PUBLISHED_AT
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

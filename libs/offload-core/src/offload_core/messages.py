@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.publish import tag
-from offload_runtime import keys
+from offload_core import keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 
-from offload_runtime.logs import redact
+from offload_core.logs import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,14 +12,15 @@ from celery.app import amqp
 
 from celery_leases import SETTINGS as LEASE_SETTINGS
 from offload_contracts import ALL, Queue
-from offload_runtime import drain, liveness, redis_client, trust
-from offload_runtime.messages import HIDDEN
-from offload_runtime.settings import SettingsError
+from offload_core import redis_client, trust
+from offload_core.messages import HIDDEN
+from offload_core.settings import SettingsError
+from offload_worker import drain, liveness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from offload_runtime.settings import FleetSettings, Settings, WorkerSettings
+    from offload_core.settings import FleetSettings, Settings, WorkerSettings
 
 # Kept as they are, or the promises do not hold: see docs/explanation/reliability.md.
 REQUIRED = {name: value for name, value in LEASE_SETTINGS.items() if name != "task_publish_retry_policy"} | {
@@ -81,7 +82,7 @@ def create_app(
 ) -> OffloadApp:
     """Return a service's application. It can publish to every queue; what it consumes is said by `run_worker`."""
     trust.install(settings.ca_file)
-    app = OffloadApp(service, amqp="offload_runtime.celery_app:AMQP")
+    app = OffloadApp(service, amqp="offload_worker.celery_app:AMQP")
     app.settings = settings
     options: dict[str, Any] = {
         "key_prefix": settings.broker_prefix,
@@ -103,7 +104,7 @@ def create_app(
     app.conf.update(required)
     app.conf.update(
         broker_url=redis_client.broker_url(settings),
-        result_backend="offload_runtime.backend:RecordBackend",
+        result_backend="offload_worker.backend:RecordBackend",
         result_expires=settings.result_expires_seconds,
         task_create_missing_queues=False,
         task_queues=[kombu.Queue(queue.value, routing_key=queue.value) for queue in Queue],

@@ -1,0 +1,1 @@
+"""What runs tasks: the Celery application, its result backend, and all that a step needs."""
