@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import celery_leases
+import celery_leases.keys
 from devstack import settings_reference
 from offload_contracts import ALL, Queue
 
@@ -132,6 +132,28 @@ def test_the_page_about_elasticity_shows_the_clusters_last_report():
     report = (ROOT / "reports" / "cluster.md").read_text().partition(mark)[2]
     assert "| what | measured |" in report
     assert (ROOT / "docs" / "explanation" / "elasticity.md").read_text().partition(mark)[2] == report
+
+
+def test_nothing_but_the_broker_spells_its_keys():
+    """Others call its functions: in Lua by ``--- @include``, in Python `celery_leases.admin`."""
+    spelt = re.compile(rf""":(?:{"|".join(map(re.escape, celery_leases.keys.PARTS))})['"]""")
+    ours = ROOT / "libs" / "celery-leases"
+    files = [
+        path
+        for folder in ("libs", "services", "devstack")
+        for path in (ROOT / folder).rglob("src/**/*")
+        if path.suffix in {".lua", ".py"} and not path.is_relative_to(ours)
+    ]
+    assert len(files) > 100
+    assert [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if spelt.search(line)
+    ] == []
+    assert [
+        path for path in SOURCES if "celery_leases import keys" in path.read_text() and ours not in path.parents
+    ] == []
 
 
 def test_everything_is_of_one_version():

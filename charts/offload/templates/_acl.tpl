@@ -11,7 +11,7 @@ scripts are checked like those of the client itself.
 {{- $control := "resetchannels &offload:queue:/*.celery.pidbox &offload:queue:/0.celery.pidbox &offload:queue:/0.reply.celery.pidbox*" -}}
 gateway:
   keys: {{ $queues }} ~offload:rate:* ~offload:health ~offload:exporter
-  commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lindex +zcard +zrem +zrevrangebyscore +persist +info +config|get
+  commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +persist +info +config|get
 image-worker:
   keys: {{ $queues }}
   channels: {{ $control }}
@@ -19,7 +19,7 @@ image-worker:
 mail-worker:
   keys: {{ $queues }} ~offload:ledger:* ~offload:health
   channels: {{ $control }}
-  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }} +scan +ttl +expire +zrange
+  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }} +lrange +scan +ttl +expire +zrange
 beat:
   keys: {{ $queues }} ~offload:slots
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }}

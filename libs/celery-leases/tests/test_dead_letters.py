@@ -6,7 +6,8 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 
-from celery_leases import admin, keys
+from celery_leases import keys
+from celery_leases.admin import Admin
 from celery_leases.failures import DeadLetterError
 from devstack.waiting import until
 
@@ -48,7 +49,7 @@ def test_a_task_that_has_failed_keeps_its_own_exception(cluster):
     with pytest.raises(ValueError, match="as asked"):
         result.get(timeout=20)
     until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)), "the dead letter")
-    until(lambda: admin.dead_letters(client, PREFIX, "work")[0].reported, "it to be reported")
+    until(lambda: Admin(client, PREFIX).dead_letters(["work"])[0].reported, "it to be reported")
     with pytest.raises(ValueError, match="as asked"):
         app.AsyncResult(result.id).get(timeout=5)
 

@@ -7,7 +7,8 @@ import copy
 import json
 import random
 
-from celery_leases import admin, keys, scripts
+from celery_leases import keys, scripts
+from celery_leases.admin import Admin
 from devstack.waiting import until
 
 PREFIX, QUEUE = "leases:", "work"
@@ -98,7 +99,7 @@ def test_no_envelope_ends_the_worker_and_none_is_lost(cluster):
     assert worker.exit_code is None
     assert signature.apply_async().get(timeout=30) == 2, "and it goes on"
     waiting = {tag.decode() for tag in client.zrange(delayed, 0, -1)}
-    dead = set(admin.dead_tags(client, PREFIX, QUEUE))
+    dead = {letter.tag for letter in Admin(client, PREFIX).dead_letters([QUEUE], limit=10_000)}
     assert len(dead) > 50
     assert not waiting & dead
     assert worker.exit_code is None

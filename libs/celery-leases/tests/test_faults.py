@@ -12,7 +12,8 @@ import time
 
 from celery import chain
 
-from celery_leases import admin, keys
+from celery_leases import keys
+from celery_leases.admin import Admin
 from devstack.servers import free_port
 from devstack.waiting import until
 
@@ -151,11 +152,13 @@ def test_poison_is_buried_after_three_deliveries_and_innocents_live(cluster):
     assert cluster.noted("start")["poison"] == 3
     drained(cluster)
     assert sorted(cluster.noted("done")) == sorted(names)
-    letters = admin.dead_letters(cluster.server.client(), PREFIX, "work")
+    letters = Admin(cluster.server.client(), PREFIX).dead_letters(["work"])
     assert [(letter.task_id, letter.reason, letter.deliveries) for letter in letters] == [
         (poison.id, "delivery.limit", 3)
     ]
-    until(lambda: admin.dead_letters(cluster.server.client(), PREFIX, "work")[0].reported, "the letter to be reported")
+    until(
+        lambda: Admin(cluster.server.client(), PREFIX).dead_letters(["work"])[0].reported, "the letter to be reported"
+    )
 
 
 def test_redis_killed_with_all_slots_full_and_remote_control_off(cluster):

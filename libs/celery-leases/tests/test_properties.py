@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from celery_leases import admin, keys, scripts
+from celery_leases import keys, scripts
+from celery_leases.admin import Admin
 from celery_leases.options import Options
 from celery_leases.sweep import Sweeper, Swept
 
@@ -202,7 +203,7 @@ class Broker(RuleBasedStateMachine):
         assert not live & self.delayed
         assert not (live | self.delayed) & self.dead
         assert self._names(keys.DEAD) == self._names(keys.DEAD_AT) == self.dead
-        depth = admin.depth(self.client, P, Q)
+        depth = Admin(self.client, P).depth(Q)
         assert (depth.waiting, depth.running) == (len(self.waiting), len(self.leased))
         held = {name.decode(): int(count) for name, count in self.client.hgetall(f"{P}held").items()}
         assert held == Counter(owner for owner, _ in self.leased.values())

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from celery_leases import keys, scripts
-from celery_leases.publish import PUBLISH_LUA, tag
+from celery_leases.publish import load, tag
 
 P = "t:"
 
@@ -69,7 +69,7 @@ def test_the_bell_does_not_grow_without_bound(client):
 
 def test_another_script_can_include_it(client):
     script = client.register_script(
-        PUBLISH_LUA
+        load("celery_leases/scripts/publish.lua")
         + "redis.call('HSET', KEYS[1], 'state', 'PENDING')"
         + "return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], 0, 0)"
     )

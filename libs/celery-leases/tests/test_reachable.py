@@ -6,7 +6,8 @@ import kombu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celery_leases import admin, keys
+from celery_leases import keys
+from celery_leases.admin import Admin, Depth
 from devstack.waiting import until
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
@@ -43,7 +44,7 @@ def test_every_message_is_found_and_leaves_nothing(any_redis, priorities, steps,
             taken.append(int(message.body))
             channel.basic_ack(message.delivery_tag)
         assert sorted(taken) == list(range(len(priorities)))
-        assert admin.depth(client, prefix, queue) == admin.Depth(queue, waiting=0, running=0, delayed=0, dead=0)
+        assert Admin(client, prefix).depth(queue) == Depth(queue, waiting=0, running=0, delayed=0, dead=0)
         assert client.exists(*(keys.key(prefix, queue, part) for part in keys.WAITING_LISTS)) == 0
 
 

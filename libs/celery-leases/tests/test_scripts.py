@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from celery_leases import admin, keys, scripts
+from celery_leases import keys, scripts
+from celery_leases.admin import Admin, UnknownDeadLetterError
 from celery_leases.options import InvalidOptionError, Options
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
@@ -301,10 +302,10 @@ def test_redriving_blames_nobody_keeps_the_history_and_stays_newer_than_every_ru
     for delivery in (4, 5, 6):
         assert pop(client) == [1, b"a", b"message", delivery, 0]
         hand_back(client, "a", "failed", 3, delivery=delivery)
-    letter = admin.dead_letter(client, P, Q, "a")
+    letter = Admin(client, P).dead_letter(Q, "a")
     assert [(death.reason, death.deliveries) for death in letter.earlier] == [("delivery.limit", 3)]
     assert letter.deliveries == 6
-    admin.redrive(client, P, Q, "a")
+    Admin(client, P).redrive(Q, "a")
     pop(client)
     settle(client, "a", delivery=7)
     assert not client.exists(keys.key(P, Q, keys.DEATHS), keys.key(P, Q, keys.HISTORY))
@@ -314,9 +315,9 @@ def test_a_deleted_dead_letter_is_gone(client):
     publish(client, "a")
     pop(client)
     hand_back(client, "a", "bury", "because")
-    admin.discard(client, P, Q, "a")
-    with pytest.raises(admin.UnknownDeadLetterError):
-        admin.discard(client, P, Q, "a")
+    Admin(client, P).discard(Q, "a")
+    with pytest.raises(UnknownDeadLetterError):
+        Admin(client, P).discard(Q, "a")
     left = {key.decode() for key in client.keys(f"{P}{Q}:*")}
     assert left <= {keys.key(P, Q, keys.BELL), keys.key(P, Q, keys.WAITING)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_leases import admin
+from celery_leases.admin import Admin
 from devstack.waiting import until
 
 LEASE_SECONDS = 1.5
@@ -93,7 +93,7 @@ def test_a_task_that_waits_for_its_rate_limit_keeps_its_lease(cluster, pool):
     until(lambda: cluster.noted("done").total() >= 4, "all to be done")
     until(lambda: client.hlen("leases:work:live") == 0, "all to be settled")
     assert set(cluster.noted("done").values()) == {1}
-    assert not admin.dead_tags(client, "leases:", "work")
+    assert not Admin(client, "leases:").dead_letters(["work"])
 
 
 def test_a_child_that_hangs_before_it_begins_is_ended(cluster):

@@ -7,7 +7,8 @@ import time
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from celery_leases import admin, keys, scripts
+from celery_leases import keys, scripts
+from celery_leases.admin import Admin, Depth
 from celery_leases.options import Options
 from celery_leases.sweep import Sweeper
 from devstack.waiting import until
@@ -133,24 +134,24 @@ def test_what_a_purge_left_half_way_is_found(client):
         publish(client, name, priority=0 if name == "a" else 4)
     for list_name in (keys.WAITING, f"{keys.WAITING}.4"):
         client.delete(keys.key(P, Q, list_name))
-    assert admin.depth(client, P, Q).waiting == 2
+    assert Admin(client, P).depth(Q).waiting == 2
     assert pop(client) is None
     sweep(client)
     assert [pop(client)[1] for _ in range(2)] == [b"a", b"b"]
 
 
 def test_a_queue_is_registered_while_it_holds_anything(client):
-    assert admin.queues(client, P) == []
+    assert Admin(client, P).queues() == []
     publish(client, "a")
     pop(client)
     sweep(client)
-    assert admin.queues(client, P) == [Q]
+    assert Admin(client, P).queues() == [Q]
     settle(client, "a")
     sweep(client)
-    assert admin.queues(client, P) == []
+    assert Admin(client, P).queues() == []
     publish(client, "b", due_ms=now_ms(client) + 60_000)
     sweep(client)
-    assert admin.queues(client, P) == [Q]
+    assert Admin(client, P).queues() == [Q]
     scripts.WITHDRAW(client, [], [P, Q, "b"])
     sweep(client)
     assert {key for key in client.keys(f"{P}*") if b"sweep" not in key and b"popped" not in key} == set()
@@ -170,10 +171,10 @@ def test_a_deleted_queue_is_gone_with_its_leases(client):
         pop(client)
     scripts.DELETE(client, [], [P, Q, *keys.PARTS])
     assert parts(client) == set()
-    assert admin.queues(client, P) == []
+    assert Admin(client, P).queues() == []
     assert client.hgetall(f"{P}held") == {}
     publish(client, "c")
-    assert admin.queues(client, P) == [Q], "what is published after it is found by the sweep"
+    assert Admin(client, P).queues() == [Q], "what is published after it is found by the sweep"
 
 
 def test_a_purge_takes_all_priorities_and_what_is_delayed_and_spares_what_runs(client):
@@ -190,7 +191,7 @@ def test_a_purge_takes_all_priorities_and_what_is_delayed_and_spares_what_runs(c
         some, has_more = scripts.PURGE(client, [], [P, Q])
         removed += some
     assert removed == 511
-    assert admin.depth(client, P, Q) == admin.Depth(Q, waiting=0, running=1, delayed=0, dead=0)
+    assert Admin(client, P).depth(Q) == Depth(Q, waiting=0, running=1, delayed=0, dead=0)
     assert settle(client, "running") == 1
 
 
@@ -240,7 +241,7 @@ def test_a_redriven_message_keeps_its_priority(client):
     publish(client, "a", priority=6)
     pop(client)
     hand_back(client, "a", "bury", "why")
-    admin.redrive(client, P, Q, "a")
+    Admin(client, P).redrive(Q, "a")
     assert client.lrange(f"{BASE}:waiting.6", 0, -1) == [b"a"]
 
 

@@ -13,7 +13,8 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 
-from celery_leases import admin, keys
+from celery_leases import keys
+from celery_leases.admin import Admin, Depth
 from devstack.processes import Process
 from devstack.waiting import until
 
@@ -42,8 +43,8 @@ def test_canvas_works_in_every_pool(cluster, pool):
     result = failing.apply_async()
     until(lambda: cluster.noted("handled")[result.id], "the error callback")
     # The last acknowledgement comes after the last effect.
-    empty = admin.Depth("work", waiting=0, running=0, delayed=0, dead=0)
-    until(lambda: admin.depth(cluster.server.client(), PREFIX, "work") == empty, "nothing to be left")
+    empty = Depth("work", waiting=0, running=0, delayed=0, dead=0)
+    until(lambda: Admin(cluster.server.client(), PREFIX).depth("work") == empty, "nothing to be left")
 
 
 def test_delayed_tasks_wait_in_redis(cluster):
@@ -91,7 +92,7 @@ def test_remote_control_leaves_no_keys(cluster):
     with app.connection_for_read() as connection:
         connection.default_channel.queue_delete("nothing")
     assert [key for key in client.keys("*reply*") if b"binding" not in key and client.pttl(key) < 0] == []
-    assert admin.queues(client, PREFIX) == []
+    assert Admin(client, PREFIX).queues() == []
 
 
 def test_a_running_task_is_not_run_twice_however_long_it_is(cluster):
@@ -162,7 +163,7 @@ def test_a_rejected_message_is_kept(cluster):
     client = cluster.server.client()
     signature(cluster.app(), "rejected").apply_async(task_id="no")
     until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 1, "the dead letter")
-    assert admin.dead_letters(client, PREFIX, "work")[0].task_id == "no"
+    assert Admin(client, PREFIX).dead_letters(["work"])[0].task_id == "no"
 
 
 def test_purge_spares_what_runs(cluster):

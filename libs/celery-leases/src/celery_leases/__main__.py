@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 import redis
 
-from celery_leases import __version__, admin
+from celery_leases import __version__
+from celery_leases.admin import Admin, UnknownDeadLetterError
 from celery_leases.options import Options
 
 
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     actions = letters.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="the newest dead letters, newest first")
     listing.add_argument("queue", nargs="*", help="only these queues (default: all)")
-    listing.add_argument("--most", type=int, default=100, help="at most so many of each queue (default: %(default)s)")
+    listing.add_argument("--most", type=int, default=100, help="at most so many (default: %(default)s)")
     for name, text in (
         ("show", "one dead letter, whole"),
         ("redrive", "put a dead letter back to its queue"),
@@ -48,13 +49,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when the dead letter does not exist, 2 when Redis cannot be reached."""
     options = parser().parse_args(arguments)
-    client = redis.Redis.from_url(options.url)
+    admin = Admin(redis.Redis.from_url(options.url), options.key_prefix)
     try:
         if options.command == "depth":
-            _depth(client, options)
+            _depth(admin, options)
         else:
-            _dead_letters(client, options)
-    except admin.UnknownDeadLetterError as error:
+            _dead_letters(admin, options)
+    except UnknownDeadLetterError as error:
         print(f"celery-leases: {error}", file=sys.stderr)
         return 1
     except redis.RedisError as error:
@@ -63,17 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _depth(client: redis.Redis, options: argparse.Namespace) -> None:
-    names = options.queue or admin.queues(client, options.key_prefix)
-    rows = [asdict(admin.depth(client, options.key_prefix, name)) for name in names]
-    _print(rows, ["queue", "waiting", "running", "delayed", "dead"], as_json=options.json)
+def _depth(admin: Admin, options: argparse.Namespace) -> None:
+    columns = ["queue", "waiting", "running", "delayed", "dead"]
+    rows = [{name: getattr(depth, name) for name in columns} for depth in admin.depths(options.queue or admin.queues())]
+    _print(rows, columns, as_json=options.json)
 
 
-def _dead_letters(client: redis.Redis, options: argparse.Namespace) -> None:
-    prefix = options.key_prefix
+def _dead_letters(admin: Admin, options: argparse.Namespace) -> None:
     if options.action == "list":
-        names = options.queue or admin.queues(client, prefix)
-        letters = [letter for name in names for letter in admin.dead_letters(client, prefix, name, options.most)]
+        letters = admin.dead_letters(options.queue or admin.queues(), options.most)
         rows = [
             {
                 "queue": letter.queue,
@@ -88,12 +87,12 @@ def _dead_letters(client: redis.Redis, options: argparse.Namespace) -> None:
         ]
         _print(rows, ["queue", "tag", "task", "reason", "deliveries", "died_at", "reported"], as_json=options.json)
     elif options.action == "show":
-        print(json.dumps(asdict(admin.dead_letter(client, prefix, options.queue, options.tag)), indent=2))
+        print(json.dumps(asdict(admin.dead_letter(options.queue, options.tag)), indent=2))
     elif options.action == "redrive":
-        admin.redrive(client, prefix, options.queue, options.tag)
+        admin.redrive(options.queue, options.tag)
         print(f"redriven: {options.queue} {options.tag}")
     else:
-        admin.discard(client, prefix, options.queue, options.tag)
+        admin.discard(options.queue, options.tag)
         print(f"deleted: {options.queue} {options.tag}")
 
 

@@ -1,26 +1,42 @@
-"""Looking at queues and dead letters; redriving and deleting them."""
+"""Looking at queues and dead letters; redriving and deleting them: `Admin`, and `AsyncAdmin` for an async client.
+
+Each question is one generator, for both: all commands of one ``yield`` go to Redis in one round trip.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from itertools import batched
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from celery_leases import keys, scripts
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
     import redis
+    import redis.asyncio
+
+    # A question yields what is to be called on a pipeline, and is sent what came back.
+    type Question[Answer] = Generator[Sequence[methodcaller], list[Any], Answer]
+
+# The oldest message is looked for among so many of each priority: a message that was withdrawn leaves its tag behind.
+_LOOKED_AT: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many messages of a queue are where."""
+    """How many messages of a queue are where. A message that was withdrawn is nowhere."""
 
     queue: str
     waiting: int
     running: int
     delayed: int
     dead: int
+    # The envelope of the message that a worker takes next, as far as it can be told.
+    next_message: dict[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,14 @@ class Death:
     owner: str
     died_at_ms: int
     redriven_at_ms: int
+
+
+class Position(NamedTuple):
+    """Where a dead letter stands in the list of all. The newest come first."""
+
+    died_at_ms: int
+    queue: str
+    tag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,80 +104,143 @@ class DeadLetter:
         task_id: str | None = self.message.get("headers", {}).get("id")
         return task_id
 
+    @property
+    def position(self) -> Position:
+        """Where it stands in the list."""
+        return Position(self.died_at_ms, self.queue, self.tag)
+
 
 class UnknownDeadLetterError(LookupError):
     """There is no dead letter of this name in this queue."""
 
-
-def queues(client: redis.Redis, prefix: str) -> list[str]:
-    """Return the names of all queues that hold anything, sorted."""
-    names: set[Any] = client.smembers(keys.registry(prefix))
-    return sorted(name.decode() for name in names)
+    def __init__(self, queue: str, tag: str) -> None:
+        """Say which."""
+        super().__init__(f"queue {queue!r} has no dead letter {tag!r}")
 
 
-def depth(client: redis.Redis, prefix: str, queue: str) -> Depth:
-    """Return a queue's depth, read in one round trip."""
-    with client.pipeline(transaction=True) as pipe:
-        pipe.hlen(keys.key(prefix, queue, keys.LIVE))
-        pipe.zcard(keys.key(prefix, queue, keys.LEASES))
-        pipe.zcard(keys.key(prefix, queue, keys.DELAYED))
-        pipe.hlen(keys.key(prefix, queue, keys.DEAD))
-        live, running, delayed, dead = pipe.execute()
-    return Depth(queue, live - running, running, delayed, dead)
+class Admin:
+    """The queues of one key prefix."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        """Take the client and the broker's key prefix."""
+        self._client = client
+        self._prefix = prefix
+
+    def queues(self) -> list[str]:
+        """Return the names of all queues that hold anything, sorted."""
+        return self._ask(_queues(self._prefix))
+
+    def depths(self, queues: Iterable[str]) -> list[Depth]:
+        """Return how many messages of each queue are where. Messages may move while they are counted."""
+        return self._ask(_depths(self._prefix, tuple(queues)))
+
+    def depth(self, queue: str) -> Depth:
+        """Return how many messages of a queue are where."""
+        return self.depths([queue])[0]
+
+    def dead_tags(self, queues: Iterable[str]) -> list[str]:
+        """Return the tags of all dead letters of these queues, the oldest of each first."""
+        return self._ask(_dead_tags(self._prefix, tuple(queues)))
+
+    def dead_letters(self, queues: Iterable[str], limit: int = 100, after: Position | None = None) -> list[DeadLetter]:
+        """Return the newest dead letters of these queues, newest first; those behind `after` where that is given."""
+        return self._ask(_dead_letters(self._prefix, tuple(queues), limit, after))
+
+    def dead_letter(self, queue: str, tag: str) -> DeadLetter:
+        """Return one dead letter.
+
+        Raises:
+            UnknownDeadLetterError: when there is none of this tag.
+
+        """
+        return self._ask(_dead_letter(self._prefix, queue, tag))
+
+    def redrive(self, queue: str, tag: str) -> None:
+        """Put a dead letter back to the tail of its queue, blamed for nothing; its history stays until it ends well.
+
+        Raises:
+            UnknownDeadLetterError: when there is none of this tag.
+
+        """
+        if scripts.REDRIVE(self._client, [], [self._prefix, queue, tag]) < 0:
+            raise UnknownDeadLetterError(queue, tag)
+
+    def discard(self, queue: str, tag: str) -> None:
+        """Delete a dead letter for good.
+
+        Raises:
+            UnknownDeadLetterError: when there is none of this tag.
+
+        """
+        if not scripts.DISCARD(self._client, [], [self._prefix, queue, tag]):
+            raise UnknownDeadLetterError(queue, tag)
+
+    def _ask[Answer](self, question: Question[Answer]) -> Answer:
+        answers: list[Any] | None = None
+        while True:
+            try:
+                commands = question.send(answers) if answers is not None else next(question)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            with self._client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    command(pipe)
+                answers = pipe.execute()
 
 
-def dead_tags(client: redis.Redis, prefix: str, queue: str) -> list[str]:
-    """Return the tags of all dead letters of a queue, the oldest first."""
-    tags: list[Any] = client.zrange(keys.key(prefix, queue, keys.DEAD_AT), 0, -1)
-    return [tag.decode() for tag in tags]
+class AsyncAdmin:
+    """The same for an asynchronous client."""
 
+    def __init__(self, client: redis.asyncio.Redis, prefix: str) -> None:
+        """Take the client and the broker's key prefix."""
+        self._client = client
+        self._prefix = prefix
 
-def dead_letters(client: redis.Redis, prefix: str, queue: str, most: int = 100) -> list[DeadLetter]:
-    """Return the queue's newest dead letters, newest first."""
-    tags: list[Any] = client.zrevrange(keys.key(prefix, queue, keys.DEAD_AT), 0, most - 1)
-    found = []
-    for name in tags:
-        try:
-            found.append(dead_letter(client, prefix, queue, name.decode()))
-        except UnknownDeadLetterError:
-            continue  # redriven or expired in the meantime
-    return found
+    async def queues(self) -> list[str]:
+        """As `Admin.queues`."""
+        return await self._ask(_queues(self._prefix))
 
+    async def depths(self, queues: Iterable[str]) -> list[Depth]:
+        """As `Admin.depths`."""
+        return await self._ask(_depths(self._prefix, tuple(queues)))
 
-def dead_letter(client: redis.Redis, prefix: str, queue: str, tag: str) -> DeadLetter:
-    """Return one dead letter.
+    async def dead_tags(self, queues: Iterable[str]) -> list[str]:
+        """As `Admin.dead_tags`."""
+        return await self._ask(_dead_tags(self._prefix, tuple(queues)))
 
-    Raises:
-        UnknownDeadLetterError: when there is none of this tag.
+    async def dead_letters(
+        self, queues: Iterable[str], limit: int = 100, after: Position | None = None
+    ) -> list[DeadLetter]:
+        """As `Admin.dead_letters`."""
+        return await self._ask(_dead_letters(self._prefix, tuple(queues), limit, after))
 
-    """
-    raw: Any = client.hget(keys.key(prefix, queue, keys.DEAD), tag)
-    if raw is None:
-        raise _unknown(queue, tag)
-    reported = client.zscore(keys.key(prefix, queue, keys.UNREPORTED), tag) is None
-    return DeadLetter.of(queue, tag, raw, reported=reported)
+    async def dead_letter(self, queue: str, tag: str) -> DeadLetter:
+        """As `Admin.dead_letter`."""
+        return await self._ask(_dead_letter(self._prefix, queue, tag))
 
+    async def redrive(self, queue: str, tag: str) -> None:
+        """As `Admin.redrive`."""
+        if await scripts.REDRIVE.run_async(self._client, [], [self._prefix, queue, tag]) < 0:
+            raise UnknownDeadLetterError(queue, tag)
 
-def redrive(client: redis.Redis, prefix: str, queue: str, tag: str) -> None:
-    """Put a dead letter back to the tail of its queue, blamed for nothing; its history stays until it ends well.
+    async def discard(self, queue: str, tag: str) -> None:
+        """As `Admin.discard`."""
+        if not await scripts.DISCARD.run_async(self._client, [], [self._prefix, queue, tag]):
+            raise UnknownDeadLetterError(queue, tag)
 
-    Raises:
-        UnknownDeadLetterError: when there is none of this tag.
-
-    """
-    if scripts.REDRIVE(client, [], [prefix, queue, tag]) < 0:
-        raise _unknown(queue, tag)
-
-
-def discard(client: redis.Redis, prefix: str, queue: str, tag: str) -> None:
-    """Delete a dead letter for good.
-
-    Raises:
-        UnknownDeadLetterError: when there is none of this tag.
-
-    """
-    if not scripts.DISCARD(client, [], [prefix, queue, tag]):
-        raise _unknown(queue, tag)
+    async def _ask[Answer](self, question: Question[Answer]) -> Answer:
+        answers: list[Any] | None = None
+        while True:
+            try:
+                commands = question.send(answers) if answers is not None else next(question)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            async with self._client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    command(pipe)
+                answers = await pipe.execute()
 
 
 def decode(message: str) -> dict[str, Any]:
@@ -167,5 +254,99 @@ def decode(message: str) -> dict[str, Any]:
     return envelope
 
 
-def _unknown(queue: str, tag: str) -> UnknownDeadLetterError:
-    return UnknownDeadLetterError(f"queue {queue!r} has no dead letter {tag!r}")
+def _queues(prefix: str) -> Question[list[str]]:
+    (names,) = yield [methodcaller("smembers", keys.registry(prefix))]
+    return sorted(name.decode() for name in names)
+
+
+def _depths(prefix: str, queues: Sequence[str]) -> Question[list[Depth]]:
+    if not queues:
+        return []
+    found = yield [
+        command
+        for queue in queues
+        for command in (
+            methodcaller("hlen", keys.key(prefix, queue, keys.LIVE)),
+            methodcaller("zcard", keys.key(prefix, queue, keys.LEASES)),
+            methodcaller("zcard", keys.key(prefix, queue, keys.DELAYED)),
+            methodcaller("hlen", keys.key(prefix, queue, keys.DEAD)),
+            *(methodcaller("lrange", keys.key(prefix, queue, part), -_LOOKED_AT, -1) for part in keys.WAITING_LISTS),
+        )
+    ]
+    rows = list(batched(found, 4 + len(keys.WAITING_LISTS), strict=True))
+    # A pop takes from the lists in their order, and from their right ends.
+    tags = [[tag for waiting in row[4:] for tag in reversed(waiting)] for row in rows]
+    messages = yield [
+        methodcaller("hmget", keys.key(prefix, queue, keys.LIVE), those or [""])
+        for queue, those in zip(queues, tags, strict=True)
+    ]
+    return [
+        Depth(
+            queue,
+            max(live - running, 0),
+            running,
+            delayed,
+            dead,
+            next((decode(text.decode("utf-8", "replace")) for text in texts if text is not None), None),
+        )
+        for queue, (live, running, delayed, dead, *_), texts in zip(queues, rows, messages, strict=True)
+    ]
+
+
+def _dead_tags(prefix: str, queues: Sequence[str]) -> Question[list[str]]:
+    found = yield [methodcaller("zrange", keys.key(prefix, queue, keys.DEAD_AT), 0, -1) for queue in queues]
+    return [tag.decode() for tags in found for tag in tags]
+
+
+def _dead_letters(prefix: str, queues: Sequence[str], limit: int, after: Position | None) -> Question[list[DeadLetter]]:
+    positions: list[Position] = []
+    for queue in queues:
+        positions += yield from _positions(prefix, queue, limit, after)
+    positions.sort(reverse=True)
+    return (yield from _read(prefix, positions[:limit]))
+
+
+def _positions(prefix: str, queue: str, limit: int, after: Position | None) -> Question[list[Position]]:
+    """Return the newest of one queue. Those of one millisecond are read on until enough lie behind `after`."""
+    newest = after.died_at_ms if after else "+inf"
+    found: list[Position] = []
+    start = 0
+    while len(found) < limit:
+        (page,) = yield [
+            methodcaller(
+                "zrevrangebyscore", keys.key(prefix, queue, keys.DEAD_AT), newest, "-inf",
+                start=start, num=limit, withscores=True,
+            )
+        ]  # fmt: skip
+        positions = [Position(int(score), queue, tag.decode()) for tag, score in page]
+        found += [position for position in positions if after is None or position < after]
+        if len(positions) < limit:
+            break
+        start += limit
+    return found
+
+
+def _dead_letter(prefix: str, queue: str, tag: str) -> Question[DeadLetter]:
+    found = yield from _read(prefix, [Position(0, queue, tag)])
+    if not found:
+        raise UnknownDeadLetterError(queue, tag)
+    return found[0]
+
+
+def _read(prefix: str, positions: Sequence[Position]) -> Question[list[DeadLetter]]:
+    """Return the letters that are still there."""
+    if not positions:
+        return []
+    found = yield [
+        command
+        for _, queue, tag in positions
+        for command in (
+            methodcaller("hget", keys.key(prefix, queue, keys.DEAD), tag),
+            methodcaller("zscore", keys.key(prefix, queue, keys.UNREPORTED), tag),
+        )
+    ]
+    return [
+        DeadLetter.of(queue, tag, raw, reported=unreported is None)
+        for (_, queue, tag), (raw, unreported) in zip(positions, batched(found, 2, strict=True), strict=True)
+        if raw is not None
+    ]

@@ -1,9 +1,9 @@
 """Publishing without kombu or Celery, for processes that have no use for a worker's imports.
 
-`PUBLISH_LUA` defines the Lua function ``leases_publish``. A script of one's own that starts with it can write a record
-and publish its message in one atomic step::
+`load` puts the Lua function ``leases_publish`` before a script of one's own, which can then write a record and publish
+its message in one atomic step::
 
-    script = client.register_script(PUBLISH_LUA + '''
+    script = client.register_script(load("celery_leases/scripts/publish.lua") + '''
         redis.call('HSET', KEYS[1], 'state', 'PENDING')
         return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], 0, 0)
     ''')
@@ -12,22 +12,36 @@ and publish its message in one atomic step::
 
 from __future__ import annotations
 
+import re
 from importlib import resources
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-def source(name: str) -> str:
-    """Return the text of one of our Lua files, by its name without the suffix."""
-    return (resources.files("celery_leases") / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+_INCLUDE: Final = re.compile(r"^--- @include (\S+)\n", re.MULTILINE)
 
 
-PUBLISH_LUA: Final = source("publish")
-# leases_withdraw(prefix, queue, tag): takes away a message that waits or is delayed.
-WITHDRAW_LUA: Final = source("withdraw")
-# leases_discard(prefix, queue, tag): deletes a dead letter.
-DISCARD_LUA: Final = source("discard")
-# leases_redrive(prefix, queue, tag): puts a dead letter back to its queue. Needs the text of publish before it.
-REDRIVE_LUA: Final = DISCARD_LUA + source("redrive")
+def load(path: str) -> str:
+    """Return the text of a Lua file, named as ``package/folder/file.lua``, with what it includes.
+
+    A line ``--- @include package/folder/file.lua`` at its head puts that file before it; each file comes once, however
+    often it is named. A script of another package may include ours: ``publish.lua``, ``withdraw.lua``, ``depth.lua``,
+    ``dead_letter.lua``, ``discard.lua`` and ``redrive.lua`` define functions whose names begin with ``leases_``.
+    """
+    return "".join(_parts(path, set()))
+
+
+def _parts(path: str, done: set[str]) -> Iterator[str]:
+    if path in done:
+        return
+    done.add(path)
+    package, _, rest = path.partition("/")
+    text = resources.files(package).joinpath(rest).read_text(encoding="utf-8")
+    for included in _INCLUDE.findall(text):
+        yield from _parts(included, done)
+    yield _INCLUDE.sub("", text)
 
 
 def tag(task_id: str, retries: int = 0, replaced_task_nesting: int = 0) -> str:

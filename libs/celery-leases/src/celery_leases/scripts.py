@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from celery_leases.publish import DISCARD_LUA, PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA, source
+from celery_leases.publish import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,23 +53,25 @@ class Script:
         return [*how, len(keys), *keys, *arguments]
 
 
-_QUEUE = source("queue")
+def _script(name: str, call: str = "") -> Script:
+    return Script(load(f"celery_leases/scripts/{name}.lua") + call)
 
-PUBLISH = Script(
-    PUBLISH_LUA + "return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))"
+
+PUBLISH = _script(
+    "publish", "return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]))"
 )
-WITHDRAW = Script(WITHDRAW_LUA + "return leases_withdraw(ARGV[1], ARGV[2], ARGV[3])")
-REDRIVE = Script(PUBLISH_LUA + REDRIVE_LUA + "return leases_redrive(ARGV[1], ARGV[2], ARGV[3])")
-DISCARD = Script(DISCARD_LUA + "return leases_discard(ARGV[1], ARGV[2], ARGV[3])")
-POP = Script(_QUEUE + source("pop"))
-GIVE_BACK = Script(_QUEUE + source("give_back"))
-SETTLE = Script(_QUEUE + source("settle"))
-HAND_BACK = Script(_QUEUE + source("hand_back"))
-RENEW = Script(_QUEUE + source("renew"))
-BEGIN_SWEEP = Script(_QUEUE + source("clock") + source("delete") + source("begin_sweep"))
-SWEEP = Script(_QUEUE + source("clock") + source("sweep"))
-REVOKE = Script(_QUEUE + source("revoke"))
-REPORT = Script(_QUEUE + source("report"))
-REPORTED = Script(source("reported"))
-PURGE = Script(_QUEUE + source("purge"))
-DELETE = Script(source("delete") + "leases_delete(table.remove(ARGV, 1), table.remove(ARGV, 1), ARGV)")
+WITHDRAW = _script("withdraw", "return leases_withdraw(ARGV[1], ARGV[2], ARGV[3])")
+REDRIVE = _script("redrive", "return leases_redrive(ARGV[1], ARGV[2], ARGV[3])")
+DISCARD = _script("discard", "return leases_discard(ARGV[1], ARGV[2], ARGV[3])")
+POP = _script("pop")
+GIVE_BACK = _script("give_back")
+SETTLE = _script("settle")
+HAND_BACK = _script("hand_back")
+RENEW = _script("renew")
+BEGIN_SWEEP = _script("begin_sweep")
+SWEEP = _script("sweep")
+REVOKE = _script("revoke")
+REPORT = _script("report")
+REPORTED = _script("reported")
+PURGE = _script("purge")
+DELETE = _script("delete", "leases_delete(table.remove(ARGV, 1), table.remove(ARGV, 1), ARGV)")

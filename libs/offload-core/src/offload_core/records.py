@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from celery_leases.publish import DISCARD_LUA, PUBLISH_LUA, REDRIVE_LUA, WITHDRAW_LUA
+from celery_leases.publish import load
 from celery_leases.scripts import Argument, Script
 from offload_core import keys
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from offload_core.messages import ChainStep, Envelope
 
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
-
-
-def _lua(name: str) -> str:
-    return (resources.files("offload_core") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +47,23 @@ class Call:
 class RecordScript:
     """A script over records; called with its arguments it gives a `Call`."""
 
-    def __init__(self, text: str) -> None:
-        """Take the script's text, all that it needs before it included."""
-        self._script = Script(text)
+    def __init__(self, path: str) -> None:
+        """Take the script's file, as `celery_leases.publish.load` names it."""
+        self._script = Script(load(path))
 
     def __call__(self, *arguments: Argument) -> Call:
         """Return the script with its arguments."""
         return Call(self._script, arguments)
 
 
-RECORDS_LUA = _lua("records")
-ACCEPT = RecordScript(RECORDS_LUA + PUBLISH_LUA + _lua("accept"))
-START = RecordScript(RECORDS_LUA + _lua("start"))
-FINISH = RecordScript(RECORDS_LUA + PUBLISH_LUA + _lua("finish"))
-RETRY = RecordScript(RECORDS_LUA + _lua("retry"))
-PROGRESS = RecordScript(RECORDS_LUA + _lua("progress"))
-CANCEL = RecordScript(RECORDS_LUA + WITHDRAW_LUA + _lua("cancel"))
-REDRIVE = RecordScript(RECORDS_LUA + PUBLISH_LUA + REDRIVE_LUA + _lua("redrive"))
-DISCARD = RecordScript(RECORDS_LUA + DISCARD_LUA + _lua("discard"))
+ACCEPT = RecordScript("offload_core/lua/accept.lua")
+START = RecordScript("offload_core/lua/start.lua")
+FINISH = RecordScript("offload_core/lua/finish.lua")
+RETRY = RecordScript("offload_core/lua/retry.lua")
+PROGRESS = RecordScript("offload_core/lua/progress.lua")
+CANCEL = RecordScript("offload_core/lua/cancel.lua")
+REDRIVE = RecordScript("offload_core/lua/redrive.lua")
+DISCARD = RecordScript("offload_core/lua/discard.lua")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
@@ -14,7 +13,6 @@ from opentelemetry.trace import SpanKind
 from redis.exceptions import RedisError
 
 from celery_leases.options import Options
-from celery_leases.publish import PUBLISH_LUA
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
 from offload_core import keys, messages, records, telemetry
@@ -32,9 +30,7 @@ logger = logging.getLogger(__name__)
 OWNER = "beat"
 TICK_SECONDS = 1.0
 
-_SLOT = records.RecordScript(
-    records.RECORDS_LUA + PUBLISH_LUA + (resources.files("beat") / "lua" / "slot.lua").read_text(encoding="utf-8")
-)
+_SLOT = records.RecordScript("beat/lua/slot.lua")
 
 
 class SlotScheduler(Scheduler):

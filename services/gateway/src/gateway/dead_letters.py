@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from celery_leases import keys as broker_keys
-from celery_leases.admin import DeadLetter
+from celery_leases.admin import AsyncAdmin, Position, UnknownDeadLetterError
 from offload_contracts import Queue
 from offload_core import keys, records
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
+    from celery_leases.admin import DeadLetter
     from gateway.settings import GatewaySettings
 
 # One answer of the list, and one bulk redrive, at most.
@@ -38,26 +38,21 @@ class Name(NamedTuple):
         return cls(queue, tag) if colon and tag and queue in set(Queue) else None
 
 
-class Place(NamedTuple):
-    """Where a list goes on: after this letter. The newest come first."""
+def cursor_of(position: Position) -> str:
+    """Return a place in the list as the API writes it."""
+    name = Name(position.queue, position.tag)
+    return base64.urlsafe_b64encode(f"{position.died_at_ms}:{name}".encode()).decode().rstrip("=")
 
-    died_at_ms: int
-    name: Name
 
-    def __str__(self) -> str:
-        """Return it as a cursor."""
-        return base64.urlsafe_b64encode(f"{self.died_at_ms}:{self.name}".encode()).decode().rstrip("=")
-
-    @classmethod
-    def of(cls, cursor: str) -> Place | None:
-        """Return the place that a cursor names, or None."""
-        try:
-            padded = cursor + "=" * (-len(cursor) % 4)
-            died_at, _, name = base64.b64decode(padded, b"-_", validate=True).decode().partition(":")
-            found = Name.of(name)
-            return cls(int(died_at), found) if found else None
-        except ValueError:
-            return None
+def position_of(cursor: str) -> Position | None:
+    """Return the place that a cursor names, or None."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        died_at, _, text = base64.b64decode(padded, b"-_", validate=True).decode().partition(":")
+        name = Name.of(text)
+        return Position(int(died_at), *name) if name else None
+    except ValueError:
+        return None
 
 
 class DeadLetters:
@@ -67,21 +62,23 @@ class DeadLetters:
         """Take the client and what the keys are made of."""
         self._client = client
         self._settings = settings
+        self._admin = AsyncAdmin(client, settings.broker_prefix)
 
-    async def newest(self, queues: Iterable[str], most: int, after: Place | None = None) -> list[DeadLetter]:
+    async def newest(self, queues: Iterable[str], limit: int, after: Position | None = None) -> list[DeadLetter]:
         """Return dead letters, the newest first; from `after` on where that is given.
 
         Raises:
             redis.RedisError: when Redis cannot be reached.
 
         """
-        places = [place for queue in queues for place in await self._places(queue, most, after)]
-        places.sort(reverse=True)
-        return await self._read([place.name for place in places[:most]])
+        return await self._admin.dead_letters(queues, limit, after)
 
     async def one(self, name: Name) -> DeadLetter | None:
         """Return one dead letter, or None."""
-        return next(iter(await self._read([name])), None)
+        try:
+            return await self._admin.dead_letter(*name)
+        except UnknownDeadLetterError:
+            return None
 
     async def redrive(self, name: Name) -> str:
         """Bring one back; returns ``redriven``, or the code of why it was not."""
@@ -101,47 +98,10 @@ class DeadLetters:
         outcome: str = (await call.run_async(self._client)).decode()
         return outcome
 
-    async def _places(self, queue: str, most: int, after: Place | None) -> list[Place]:
-        """Return the newest of one queue; those that died in one millisecond are read on until enough lie after."""
-        key = self._key(queue, broker_keys.DEAD_AT)
-        newest = after.died_at_ms if after else "+inf"
-        found: list[Place] = []
-        start = 0
-        while len(found) < most:
-            page: list[Any] = await self._client.zrevrangebyscore(
-                key, newest, "-inf", start=start, num=most, withscores=True
-            )
-            places = [Place(int(score), Name(queue, tag.decode())) for tag, score in page]
-            found += [place for place in places if after is None or place < after]
-            if len(page) < most:
-                break
-            start += most
-        return found
-
-    async def _read(self, names: list[Name]) -> list[DeadLetter]:
-        async with self._client.pipeline(transaction=False) as pipe:
-            for queue, tag in names:
-                pipe.hget(self._key(queue, broker_keys.DEAD), tag)
-                pipe.zscore(self._key(queue, broker_keys.UNREPORTED), tag)
-            found = await pipe.execute()
-        return [
-            DeadLetter.of(queue, tag, raw, reported=unreported is None)
-            for (queue, tag), raw, unreported in zip(names, found[::2], found[1::2], strict=True)
-            if raw is not None
-        ]
-
-    def _key(self, queue: str, part: str) -> str:
-        return broker_keys.key(self._settings.broker_prefix, queue, part)
-
 
 def name_of(letter: DeadLetter) -> Name:
     """Return a letter's name."""
     return Name(letter.queue, letter.tag)
-
-
-def place_of(letter: DeadLetter) -> Place:
-    """Return where a letter stands in the list."""
-    return Place(letter.died_at_ms, name_of(letter))
 
 
 def _celery_id(name: Name) -> str:

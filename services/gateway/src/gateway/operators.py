@@ -13,7 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from gateway import openapi, queues, schemas, views
 from gateway.bodies import json_body
-from gateway.dead_letters import MOST, DeadLetters, Name, Place, place_of
+from gateway.dead_letters import MOST, DeadLetters, Name, cursor_of, name_of, position_of
 from gateway.problems import Problem
 from gateway.requests import INTEGRAL
 from offload_contracts import Queue
@@ -117,11 +117,11 @@ async def get_dead_letters(
     limit: Annotated[int, Query(ge=1, le=MOST)] = 100,
 ) -> Response:
     """List the messages that were given up, the newest first; `next_cursor` leads to the older ones."""
-    after = Place.of(cursor) if cursor else None
+    after = position_of(cursor) if cursor else None
     if cursor and after is None:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "cursor: not one of ours")
     letters = await _letters(request).newest([queue] if queue else list(Queue), limit, after)
-    more = str(place_of(letters[-1])) if len(letters) == limit else None
+    more = cursor_of(letters[-1].position) if len(letters) == limit else None
     return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})
 
 
@@ -201,10 +201,10 @@ async def _of_queue(request: Request, wanted: RedriveQueue) -> list[str]:
     after = None
     while len(found) < wanted.limit:
         letters = await _letters(request).newest([wanted.queue.value], MOST, after)
-        found += [str(place_of(one).name) for one in letters if wanted.reason in {None, one.reason}]
+        found += [str(name_of(one)) for one in letters if wanted.reason in {None, one.reason}]
         if len(letters) < MOST:
             break
-        after = place_of(letters[-1])
+        after = letters[-1].position
     return found[: wanted.limit]
 
 

@@ -1,13 +1,12 @@
-"""How the queues stand, read from the broker's own keys."""
+"""How the queues stand, as the broker tells."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from celery_leases import keys
+from celery_leases.admin import AsyncAdmin
 from offload_contracts import Queue
 from offload_core.messages import PUBLISHED_AT
 
@@ -35,31 +34,17 @@ async def read(client: redis.asyncio.Redis, prefix: str) -> list[QueueState]:
         redis.RedisError: when Redis cannot be reached.
 
     """
-    async with client.pipeline(transaction=False) as pipe:
-        for queue in Queue:
-            pipe.hlen(keys.key(prefix, queue, keys.LIVE))
-            pipe.zcard(keys.key(prefix, queue, keys.LEASES))
-            pipe.zcard(keys.key(prefix, queue, keys.DELAYED))
-            pipe.hlen(keys.key(prefix, queue, keys.DEAD))
-            pipe.lindex(keys.key(prefix, queue, keys.WAITING), -1)
-        found = await pipe.execute()
-    counts = [found[position : position + 5] for position in range(0, len(found), 5)]
-    async with client.pipeline(transaction=False) as pipe:
-        for queue, (*_, tag) in zip(Queue, counts, strict=True):
-            pipe.hget(keys.key(prefix, queue, keys.LIVE), tag or "")
-        oldest = await pipe.execute()
+    depths = await AsyncAdmin(client, prefix).depths(queue.value for queue in Queue)
     return [
-        QueueState(queue.value, max(live - running, 0), running, delayed, dead, _age(message))
-        for queue, (live, running, delayed, dead, _), message in zip(Queue, counts, oldest, strict=True)
+        QueueState(depth.queue, depth.waiting, depth.running, depth.delayed, depth.dead, _age(depth.next_message))
+        for depth in depths
     ]
 
 
-def _age(message: bytes | None) -> float:
+def _age(message: dict[str, Any] | None) -> float:
     """Return the seconds since a message was published; 0 for none, or for one that does not say."""
-    if message is None:
-        return 0.0
     try:
-        published_at = float(json.loads(message)["headers"][PUBLISHED_AT])
+        published_at = float(message["headers"][PUBLISHED_AT]) if message else time.time()
     except (ValueError, KeyError, TypeError):
         return 0.0
     return max(round(time.time() - published_at, 3), 0.0)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from celery_leases import worker
+from celery_leases.publish import load
 from celery_leases.scripts import Script
 from offload_core import keys
 from offload_core.redis_client import patiently
@@ -25,11 +25,7 @@ if TYPE_CHECKING:
     from offload_worker.steps import Run
 
 
-def _script(name: str) -> Script:
-    return Script((resources.files("mail_worker") / "lua" / f"{name}.lua").read_text(encoding="utf-8"))
-
-
-_OPEN, _CLAIM, _CLOSE = _script("open"), _script("claim"), _script("close")
+_OPEN, _CLAIM, _CLOSE = (Script(load(f"mail_worker/lua/{name}.lua")) for name in ("open", "claim", "close"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery_leases import admin
+from celery_leases.admin import Admin
 from offload_contracts import Queue
 from offload_core import blobs, keys
 from offload_core.records import TERMINAL
@@ -28,7 +28,7 @@ def daily_figures(settings: MailWorkerSettings, client: redis.Redis, now: dateti
     for field, count in stored.items():
         kind, _, state = field.decode().rpartition(":")
         counted[kind][state] = int(count)
-    depths = [admin.depth(client, settings.broker_prefix, queue.value) for queue in Queue]
+    depths = Admin(client, settings.broker_prefix).depths(queue.value for queue in Queue)
     return {
         "day": day.isoformat(),
         "total": sum(sum(states.values()) for states in counted.values()),
@@ -81,11 +81,8 @@ def _record_key(settings: MailWorkerSettings, blob_key: str) -> str:
 
 
 def _tasks_of_dead_letters(settings: MailWorkerSettings, client: redis.Redis) -> frozenset[str]:
-    return frozenset(
-        keys.step_of(tag.rsplit(":", 2)[0]).task_id
-        for queue in Queue
-        for tag in admin.dead_tags(client, settings.broker_prefix, queue.value)
-    )
+    tags = Admin(client, settings.broker_prefix).dead_tags(queue.value for queue in Queue)
+    return frozenset(keys.step_of(tag.rsplit(":", 2)[0]).task_id for tag in tags)
 
 
 def _has_open_record(settings: MailWorkerSettings, client: redis.Redis, blob_key: str) -> bool:

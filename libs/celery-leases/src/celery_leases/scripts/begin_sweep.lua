@@ -1,3 +1,6 @@
+--- @include celery_leases/scripts/queue.lua
+--- @include celery_leases/scripts/clock.lua
+--- @include celery_leases/scripts/delete.lua
 -- Begins a sweep, unless another process has done so within this interval. ARGV: prefix, lease_ms, interval_ms, the
 -- parts of a queue's keys. Deletes queues whose `x-expires` has passed and of which nothing runs, some at a time.
 -- Returns the names of the queues to sweep, or nil.

@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Gives the message of a pop back whose answer never reached its owner: nobody has seen it, and nobody is blamed.
 -- ARGV: prefix, owner, poller, number of the pop. Returns 1 when it did, 0 when that pop had found nothing.
 local prefix, owner = ARGV[1], ARGV[2]

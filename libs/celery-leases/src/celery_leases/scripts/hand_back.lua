@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Ends a delivery without an acknowledgement.
 -- ARGV: prefix, queue, tag, owner, delivery, then how:
 --   'requeue'                   to the head; nobody is blamed (a worker that stops)

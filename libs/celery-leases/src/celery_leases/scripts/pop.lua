@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Takes the oldest message of the first queue that has one.
 -- KEYS: the queues' bases in the order to try them.
 -- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that never

@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Removes messages that wait or are delayed, of every priority; what runs stays. ARGV: prefix, queue.
 -- Returns {removed, 1 when there is more to do}.
 local base = ARGV[1] .. ARGV[2]

@@ -1,11 +1,14 @@
+--- @include celery_leases/scripts/publish.lua
+--- @include celery_leases/scripts/discard.lua
+--- @include celery_leases/scripts/dead_letter.lua
 -- leases_redrive(prefix, queue, tag)
 -- Puts a dead letter back to the tail of its queue, with the priority that it had. Nobody is blamed for what was, but deliveries go on being counted
 -- from where they were: a run from before the death must stay older than every run after it.
--- How it died is kept until the message ends well. Needs leases_publish before it.
+-- How it died is kept until the message ends well.
 -- Returns the deliveries before it, or -1 when there is no such dead letter.
 local function leases_redrive(prefix, queue, tag)
   local base = prefix .. queue
-  local text = redis.call('HGET', base .. ':dead', tag)
+  local text = leases_dead_letter(prefix, queue, tag)
   if not text then
     return -1
   end

@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Renews leases of one owner, and confirms that it has them. ARGV: prefix, owner, lease_ms, then queue, tag, delivery of
 -- each. Returns the positions (from 1) of those that are not this owner's any more.
 local prefix, owner = ARGV[1], ARGV[2]

@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Takes dead letters of one queue to be reported, and leaves them to nobody else for a while.
 -- ARGV: prefix, queue, claim_ms. Returns {tag, dead letter, ...}, the oldest first, 20 at most.
 local base, now = ARGV[1] .. ARGV[2], now_ms()

@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Notes that tasks are revoked, for every worker that takes their messages later. ARGV: prefix, how long to remember
 -- them (ms), most of them to remember, then the task ids.
 local revoked = ARGV[1] .. 'revoked'

@@ -1,3 +1,4 @@
+--- @include celery_leases/scripts/queue.lua
 -- Ends a message that its owner has done. Returns 1, or 0 when the lease is not (any more) this owner's delivery.
 -- ARGV: prefix, queue, tag, owner, delivery, tombstone_ms, priority.
 local prefix, base, tag, owner = ARGV[1], ARGV[1] .. ARGV[2], ARGV[3], ARGV[4]

@@ -1,3 +1,5 @@
+--- @include celery_leases/scripts/queue.lua
+--- @include celery_leases/scripts/clock.lua
 -- Moves due messages to their queues, gives expired leases back or buries them, and removes what has had its time.
 -- ARGV: prefix, delivery limit, shared delivery limit, lease_ms, interval_ms, tombstone_ms, retention_ms, queues...
 -- Returns {queues done (from the first on), due, reclaimed, buried, {queues with dead letters to report},

@@ -1,4 +1,7 @@
--- Takes a task: idempotency key, record and first message, or nothing of it. Needs records.lua and publish.lua.
+--- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/publish.lua
+--- @include celery_leases/scripts/depth.lua
+-- Takes a task: idempotency key, record and first message, or nothing of it.
 -- ARGV: prefix, broker prefix, task id, queue, tag, message, due_ms, idempotency key or '', fingerprint,
 --       most waiting, or delayed where due_ms is not 0 (0: no limit), 1 when Redis is nearly full, the caller's rate key or '', ms between two tasks at its
 --       rate, how many may come at once, number of steps, then the record's fields.
@@ -27,8 +30,7 @@ if ARGV[11] == '1' then
 end
 if most > 0 then
   -- What is delayed has a limit of its own: it does not stand in anybody's way.
-  local waiting = tonumber(ARGV[7]) > 0 and redis.call('ZCARD', broker .. queue .. ':delayed')
-    or redis.call('LLEN', broker .. queue .. ':waiting')
+  local waiting = tonumber(ARGV[7]) > 0 and leases_delayed(broker, queue) or leases_waiting(broker, queue)
   if waiting >= most then
     return {'full', waiting}
   end

@@ -1,4 +1,6 @@
--- Cancels a task. Needs records.lua and withdraw.lua. ARGV: prefix, broker prefix, task id, keep_ms.
+--- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/withdraw.lua
+-- Cancels a task. ARGV: prefix, broker prefix, task id, keep_ms.
 -- Returns 'record.missing', 'finished', 'revoked' (its message was taken away), 'requested' (at the end of the step).
 local prefix, broker, task_id = ARGV[1], ARGV[2], ARGV[3]
 local key = record_key(prefix, task_id)

@@ -1,11 +1,15 @@
+--- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/discard.lua
+--- @include celery_leases/scripts/dead_letter.lua
 -- Deletes a dead letter; what was kept for its sake lives on as long as that of any other task that has ended.
--- Needs records.lua and the broker's discard.lua. ARGV: prefix, broker prefix, queue, tag, task id or '', keep_ms.
+-- ARGV: prefix, broker prefix, queue, tag, task id or '', keep_ms.
 -- Returns 'deleted', 'dead_letter.missing' or 'dead_letter.unreported'.
-local prefix, base, tag, task_id = ARGV[1], ARGV[2] .. ARGV[3], ARGV[4], ARGV[5]
-if redis.call('HEXISTS', base .. ':dead', tag) == 0 then
+local prefix, broker, queue, tag, task_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local letter, is_reported = leases_dead_letter(broker, queue, tag)
+if not letter then
   return 'dead_letter.missing'
 end
-if redis.call('ZSCORE', base .. ':unreported', tag) then
+if not is_reported then
   return 'dead_letter.unreported'
 end
 local key = record_key(prefix, task_id)
@@ -13,5 +17,5 @@ if TERMINAL[redis.call('HGET', key, 'state')] then
   redis.call('PEXPIRE', key, ARGV[6])
   redis.call('PEXPIRE', prefix .. 'events:' .. task_id, ARGV[6])
 end
-leases_discard(ARGV[2], ARGV[3], tag)
+leases_discard(broker, queue, tag)
 return 'deleted'

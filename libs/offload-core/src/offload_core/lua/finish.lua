@@ -1,4 +1,6 @@
--- Stores how a step ended. Needs records.lua and publish.lua.
+--- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/publish.lua
+-- Stores how a step ended.
 -- ARGV: prefix, task id, step, attempt, delivery, state, result or error, keep_ms, then for a FAILURE that is to be told:
 --       broker prefix, queue, tag, message, the notice's id and its record's fields.
 -- Returns 'stored', 'ended' (it was terminal before), 'fenced' (a newer run speaks), 'record.missing'.

@@ -1,4 +1,5 @@
--- Notes how far a step is. Needs records.lua. ARGV: prefix, task id, step, attempt, delivery, done, total.
+--- @include offload_core/lua/records.lua
+-- Notes how far a step is. ARGV: prefix, task id, step, attempt, delivery, done, total.
 local prefix, task_id, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local key = record_key(prefix, task_id)
 if redis.call('HGET', key, n .. ':state') ~= 'STARTED' or is_stale(key, n, tonumber(ARGV[4]), tonumber(ARGV[5])) then

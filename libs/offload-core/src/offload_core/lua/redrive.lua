@@ -1,15 +1,17 @@
+--- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/redrive.lua
 -- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
--- the gate lets it run again. Needs records.lua, publish.lua and the broker's redrive.lua.
+-- the gate lets it run again.
 -- ARGV: prefix, broker prefix, queue, tag, task id, step.
 -- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
 -- yet), 'record.missing', 'task.ended' (cancelled, or done by another run).
 local prefix, broker, queue, tag, task_id, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local base, key = broker .. queue, record_key(prefix, task_id)
-local text = redis.call('HGET', base .. ':dead', tag)
+local key = record_key(prefix, task_id)
+local text, is_reported = leases_dead_letter(broker, queue, tag)
 if not text then
   return 'dead_letter.missing'
 end
-if redis.call('ZSCORE', base .. ':unreported', tag) then
+if not is_reported then
   return 'dead_letter.unreported'
 end
 local record = redis.call('HMGET', key, 'state', 'count', n .. ':state', 'kind', 'finished_at', 'idempotency_key',

@@ -1,4 +1,5 @@
--- Notes that a step failed and is tried again. Needs records.lua.
+--- @include offload_core/lua/records.lua
+-- Notes that a step failed and is tried again.
 -- ARGV: prefix, task id, step, attempt, delivery, error, retry_at (ms).
 local prefix, task_id, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local key = record_key(prefix, task_id)

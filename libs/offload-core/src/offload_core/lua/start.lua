@@ -1,4 +1,5 @@
--- The gate: may this run of a step begin? Needs records.lua.
+--- @include offload_core/lua/records.lua
+-- The gate: may this run of a step begin?
 -- ARGV: prefix, task id, step, attempt, delivery, worker, result of the step before or '', keep_ms.
 -- Returns 'run:' and the attempt that the retries are counted from, or why not: 'record.missing', 'ended', 'cancelled',
 -- 'stale'.

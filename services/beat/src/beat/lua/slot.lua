@@ -1,4 +1,6 @@
--- Publishes one slot of a schedule, once. Needs records.lua and publish.lua.
+--- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/publish.lua
+-- Publishes one slot of a schedule, once.
 -- ARGV: prefix, broker prefix, schedule, slot (ms), grace_ms, task id, queue, tag, message, then the record's fields.
 -- Returns 'published', 'done' (this slot or a later one was before), 'early', 'late' (past its grace), 'recovered'.
 -- A last slot that lies in the future was published while Redis's clock was ahead. Waiting for it would stop the schedule
