@@ -2,11 +2,15 @@
 
 ``python paused_worker.py image_worker POINT FOLDER``: at POINT the process writes ``FOLDER/reached`` and waits for
 ``FOLDER/go``. Nothing else about the worker differs.
+
+The points: *before STARTED*, *in the step*, *before publish* and *after publish* (of the next step, or of a retry),
+*before storing* and *after storing* (a result), *before FAILURE*, *after FAILURE*.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import runpy
 import sys
@@ -18,6 +22,7 @@ from celery.worker.request import Request
 
 from celery_leases.transport import LeaseChannel
 from offload_worker.backend import RecordBackend
+from offload_worker.steps import GatedTask
 
 # Deaf to the soft time limit where a test asks for it, as a library that does not return: the hard one ends it.
 DEAF_TO = (SoftTimeLimitExceeded,) if "DEAF_TO_SOFT_LIMIT" in os.environ else ()
@@ -38,27 +43,33 @@ def pause_at(point: str) -> None:
             time.sleep(0.02)
 
 
-_run, _put = RecordBackend.run, LeaseChannel._put
+def around(owner: type, name: str, before: str, after: str) -> None:
+    """Make fault points of the moments before and after a method."""
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def with_points(self, *arguments, **options):
+        pause_at(before)
+        outcome = method(self, *arguments, **options)
+        pause_at(after)
+        return outcome
+
+    setattr(owner, name, with_points)
 
 
-def run(self, call, what):
-    name = {"begin": "before STARTED", "store": "before storing"}.get(what.split()[0], "")
-    if what.startswith("store FAILURE"):
-        name = "before FAILURE"
-    pause_at(name)
-    outcome = _run(self, call, what)
-    pause_at({"before storing": "after storing", "before FAILURE": "after FAILURE"}.get(name, ""))
-    if name == "before STARTED":
-        pause_at("in the step")
-    return outcome
+around(GatedTask, "before_start", before="before STARTED", after="in the step")
+around(RecordBackend, "mark_as_done", before="before storing", after="after storing")
+around(RecordBackend, "fail", before="before FAILURE", after="after FAILURE")
+
+_put = LeaseChannel._put
 
 
 def put(self, queue, message, **options):
     # Only what a task publishes: the next step, or a retry.
-    name = "publish" if message.get("headers", {}).get("task") else ""
-    pause_at(f"before {name}")
+    is_task = bool(message.get("headers", {}).get("task"))
+    pause_at("before publish" if is_task else "")
     _put(self, queue, message, **options)
-    pause_at(f"after {name}")
+    pause_at("after publish" if is_task else "")
 
 
 _on_accepted = Request.on_accepted
@@ -71,7 +82,6 @@ def on_accepted(self, *args):
 
 
 Request.on_accepted = on_accepted
-RecordBackend.run = run
 LeaseChannel._put = put
 sys.argv = [MODULE, *sys.argv[4:]]
 runpy.run_module(MODULE, run_name="__main__", alter_sys=True)

@@ -9,6 +9,8 @@ from devstack.waiting import until
 
 from .conftest import JPEG, photo
 
+MAIL = {"to": "ann@example.com", "subject": "Hello", "text": "Hello."}
+
 
 def test_a_full_queue_refuses_what_is_new_and_answers_what_is_not(offload):
     offload.environment["OFFLOAD_QUEUE_LIMIT"] = "3"
@@ -27,9 +29,14 @@ def test_a_full_queue_refuses_what_is_new_and_answers_what_is_not(offload):
     for _ in range(2):
         client.post("/v1/images", content=photo(), headers=JPEG)
     assert client.post("/v1/images", content=photo(), headers=JPEG).status_code == 429
+    waiting = [client.post("/v1/emails", json=MAIL).json()["task_id"] for _ in range(3)]
+    assert client.post("/v1/emails", json=MAIL).status_code == 429
+    assert client.delete(f"/v1/tasks/{waiting[0]}").status_code == 202
+    assert client.post("/v1/emails", json=MAIL).status_code == 202, "a cancelled task does not wait"
     uploads = list((offload.blobs / "uploads").rglob("original"))
     assert len(uploads) == 3, "a refused upload is deleted"
     worker = offload.worker("image_worker")
+    offload.worker("mail_worker")
     until(offload.is_quiet, "the queues to be empty")
     assert client.post("/v1/reports", json={"rows": 1}).status_code == 202
     assert worker.exit_code is None

@@ -18,7 +18,7 @@ from beat.schedules import Cron, ScheduleError
 from beat.settings import BeatSettings
 from gateway import auth, dispatch
 from gateway.bodies import json_body
-from gateway.dead_letters import Name, Place
+from gateway.dead_letters import Name, position_of
 from gateway.operators import RedriveQueue, RedriveThese
 from gateway.problems import Problem
 from gateway.requests import EMAIL, ImageRequest, ReceiptEmail, ReportRequest, TextEmail, WelcomeEmail
@@ -178,7 +178,7 @@ def test_credentials(scheme, token):
 @given(ANY_TEXT)
 def test_names_cursors_and_links(text):
     Name.of(text)
-    Place.of(text)
+    position_of(text)
     with pytest.raises(links.LinkError):
         links.verify("s" * 32, "task", "output", text)
 

@@ -30,8 +30,7 @@ def ask(request, any_redis, client):
     """Call a method of `Admin`, or of `AsyncAdmin`."""
 
     async def asynchronously(method: str, *arguments, **options):
-        connection = redis.asyncio.Redis(**any_redis.client().connection_pool.connection_kwargs)
-        async with connection:
+        async with redis.asyncio.from_url(any_redis.url) as connection:
             return await getattr(AsyncAdmin(connection, P), method)(*arguments, **options)
 
     def call(method: str, *arguments, **options):
