@@ -82,6 +82,25 @@ class _Ending:
     arguments: tuple[Argument, ...]
 
 
+@dataclass(slots=True)
+class _Held:
+    """A lease that this process holds, and what is to become of it. Changed under the holder's lock."""
+
+    lease: Lease
+    # Called in the consumer's thread if the lease is lost.
+    on_lost: Callable[[], object] | None = None
+    # Renewed once, or about to be: the sweep blames a message alone for confirmed deliveries only.
+    is_confirmed: bool = False
+    # Not renewed any more.
+    is_abandoned: bool = False
+    # Its channel was closed: at this moment (monotonic seconds) it goes back, unless its task runs.
+    decide_at: float | None = None
+    # How to end it as soon as Redis can.
+    ending: _Ending | None = None
+    # The script that ends it is on its way: a renewal that finds the lease gone need not be told.
+    is_ending: bool = False
+
+
 class Holder:
     """All leases of this process at one broker."""
 
@@ -91,19 +110,14 @@ class Holder:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.client = bounded_client(pool, options)
         self._stand_in = StandIn(connection, options, self.owner)
-        self._in_flight: dict[str, Lease] = {}
-        self._endings: dict[str, tuple[Lease, _Ending]] = {}
-        # Those whose script is on its way: a renewal that finds them gone need not be told.
-        self._being_ended: set[str] = set()
-        self._abandoned: set[str] = set()
-        self._doubtful: dict[str, float] = {}
-        self._unconfirmed: set[str] = set()
+        # By delivery tag.
+        self._held: dict[str, _Held] = {}
+        # Those whose lease is gone, until the consumer's thread has been told.
+        self._lost: list[_Held] = []
         self._has_new = threading.Event()
         # The pollers that wait for an answer of the broker.
         self.awaited: set[str] = set()
         self._unreceived: list[tuple[str, int]] = []
-        self._lost: list[str] = []
-        self._on_lost: dict[str, Callable[[], object]] = {}
         self._consumers = 0
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
@@ -125,10 +139,8 @@ class Holder:
     def hold(self, lease: Lease, on_lost: Callable[[], object]) -> None:
         """Begin to renew a lease. `on_lost` is called in the consumer's thread if it is lost."""
         with self._lock:
-            self._in_flight[lease.delivery_tag] = lease
+            self._held[lease.delivery_tag] = _Held(lease, on_lost)
             self._answered_at = time.monotonic()
-            self._unconfirmed.add(lease.delivery_tag)
-            self._on_lost[lease.delivery_tag] = on_lost
             if worker.runs_tasks_itself() and not self._stand_in.add(lease.named):
                 self._stand_in.tell(self._renewable())
         self._start()
@@ -143,7 +155,8 @@ class Holder:
     def abandon(self, delivery_tag: str) -> None:
         """Stop renewing one lease: its task is past any deadline, and another worker shall have it."""
         with self._lock:
-            self._abandoned.add(delivery_tag)
+            if delivery_tag in self._held:
+                self._held[delivery_tag].is_abandoned = True
 
     def doubt(self, delivery_tag: str) -> None:
         """Note a message whose channel was closed. It goes back unless its task turns out to run.
@@ -152,15 +165,15 @@ class Holder:
         dropped by Celery without a word: neither may be decided on the spot.
         """
         with self._lock:
-            if delivery_tag in self._in_flight:
-                self._doubtful[delivery_tag] = time.monotonic() + DOUBT_SECONDS
+            if delivery_tag in self._held:
+                self._held[delivery_tag].decide_at = time.monotonic() + DOUBT_SECONDS
 
     def settle(self, delivery_tag: str) -> None:
         """End a message that is done. Never raises: what Redis cannot take now is settled later."""
-        lease = self._in_flight.get(delivery_tag)
-        if lease is not None:
+        held = self._held.get(delivery_tag)
+        if held is not None:
             tombstone = milliseconds(self.options.tombstone_seconds)
-            self._end(lease, _Ending(scripts.SETTLE, (tombstone, lease.priority)))
+            self._end(held, _Ending(scripts.SETTLE, (tombstone, held.lease.priority)))
 
     def requeue(self, delivery_tag: str) -> None:
         """Hand a message back to the head of its queue; nobody is blamed. Never raises."""
@@ -181,15 +194,15 @@ class Holder:
         """
         with contextlib.suppress(RedisError, OSError):
             self._settle_late()
-        for delivery_tag in list(self._in_flight):
-            if delivery_tag not in spare and delivery_tag not in self._endings:
+        for delivery_tag, held in list(self._held.items()):
+            if delivery_tag not in spare and held.ending is None:
                 self.requeue(delivery_tag)
 
     def refuse(self, lease: Lease) -> None:
         """Hand back a message whose task this worker does not know. Never raises."""
         counters["unknown_task"] += 1
         with self._lock:
-            self._in_flight[lease.delivery_tag] = lease
+            self._held[lease.delivery_tag] = _Held(lease, is_confirmed=True)
         options = self.options
         delay = milliseconds(options.unknown_task_delay_seconds)
         grace = milliseconds(options.unknown_task_grace_seconds)
@@ -199,50 +212,41 @@ class Holder:
         """Note that the consumer's loop is alive, and free the slots of leases that were lost. In its thread."""
         self._last_tick = time.monotonic()
         while self._lost:
-            delivery_tag = self._lost.pop()
-            worker.cancel(delivery_tag)
-            on_lost = self._on_lost.pop(delivery_tag, None)
-            if on_lost is not None:
-                on_lost()
+            held = self._lost.pop()
+            worker.cancel(held.lease.delivery_tag)
+            if held.on_lost is not None:
+                held.on_lost()
 
     def _hand_back(self, delivery_tag: str, *how: Argument) -> None:
-        lease = self._in_flight.get(delivery_tag)
-        if lease is not None:
-            self._end(lease, _Ending(scripts.HAND_BACK, how))
+        held = self._held.get(delivery_tag)
+        if held is not None:
+            self._end(held, _Ending(scripts.HAND_BACK, how))
 
-    def _end(self, lease: Lease, ending: _Ending) -> None:
+    def _end(self, held: _Held, ending: _Ending) -> None:
         """End a lease now, or note to do so; until then it is renewed."""
         try:
-            self._run(lease, ending)
+            self._run(held, ending)
         except (RedisError, OSError) as error:
-            logger.warning("%s cannot be settled now and will be: %s", lease.tag, error)
+            logger.warning("%s cannot be settled now and will be: %s", held.lease.tag, error)
             with self._lock:
-                self._endings[lease.delivery_tag] = (lease, ending)
+                held.ending = ending
 
-    def _run(self, lease: Lease, ending: _Ending) -> None:
+    def _run(self, held: _Held, ending: _Ending) -> None:
+        lease = held.lease
         arguments = (self.options.key_prefix, lease.queue, lease.tag, self.owner, lease.delivery, *ending.arguments)
         with self._lock:
-            self._being_ended.add(lease.delivery_tag)
+            held.is_ending = True
         try:
             outcome = ending.script(self.client, [], arguments)
         except BaseException:
             with self._lock:
-                self._being_ended.discard(lease.delivery_tag)
+                held.is_ending = False
             raise
         if outcome == 0:
             counters["fenced"] += 1
             logger.warning("fenced: delivery %d of %s is not ours any more", lease.delivery, lease.tag)
-        self._forget(lease.delivery_tag)
-
-    def _forget(self, delivery_tag: str) -> None:
         with self._lock:
-            self._in_flight.pop(delivery_tag, None)
-            self._on_lost.pop(delivery_tag, None)
-            self._endings.pop(delivery_tag, None)
-            self._being_ended.discard(delivery_tag)
-            self._abandoned.discard(delivery_tag)
-            self._doubtful.pop(delivery_tag, None)
-            self._unconfirmed.discard(delivery_tag)
+            self._held.pop(lease.delivery_tag, None)
 
     def _start(self) -> None:
         for name, work in (("leases", self._keep), ("sweep", self._sweep)):
@@ -254,12 +258,12 @@ class Holder:
     @property
     def is_cut_off(self) -> bool:
         """Whether what is held could not be renewed for three leases: nobody can be told what comes of it."""
-        return bool(self._in_flight) and time.monotonic() - self._answered_at > 3 * self.options.lease_seconds
+        return bool(self._held) and time.monotonic() - self._answered_at > 3 * self.options.lease_seconds
 
     @property
     def _is_needed(self) -> bool:
         """Whether somebody takes messages, or something is held."""
-        return bool(self._consumers or self._in_flight or self._unreceived)
+        return bool(self._consumers or self._held or self._unreceived)
 
     def _keep(self) -> None:
         """Renew what is held and settle what could not be settled. Runs in a thread of its own."""
@@ -271,8 +275,8 @@ class Holder:
                 self._brief_stand_in()
                 self._give_back_unreceived()
                 is_due = now - renewed_at >= renewal_seconds
-                # A new lease is confirmed at once: the sweep blames a message alone for confirmed deliveries only.
-                if is_due or self._unconfirmed:
+                # A new lease is confirmed at once.
+                if is_due or self._has_unconfirmed():
                     self._renew(every=is_due)
                     renewed_at = now if is_due else renewed_at
                 self._settle_late()
@@ -292,7 +296,11 @@ class Holder:
                 self._stand_in.tell(self._renewable())
 
     def _renewable(self) -> list[Delivery]:
-        return [lease.named for name, lease in self._in_flight.items() if name not in self._abandoned]
+        return [held.lease.named for held in self._held.values() if not held.is_abandoned]
+
+    def _has_unconfirmed(self) -> bool:
+        with self._lock:
+            return not all(held.is_confirmed for held in self._held.values())
 
     def _sweep(self) -> None:
         """Sweep. Runs in a thread of its own: it may have much to do, and renewals must not wait for it."""
@@ -327,40 +335,41 @@ class Holder:
             logger.error("the consumer's loop stands still and nothing runs: leases are not renewed")
             return
         with self._lock:
-            names = [name for name in (self._in_flight if every else self._unconfirmed) if name not in self._abandoned]
-            held = {lease.named: lease for name in names if (lease := self._in_flight.get(name))}
-            self._unconfirmed.difference_update(names)
-        for lost in renew(self.client, self.options, self.owner, held):
-            self._lose(held[lost])
+            renewed = {
+                held.lease.named: held
+                for held in self._held.values()
+                if (every or not held.is_confirmed) and not held.is_abandoned
+            }
+            for held in renewed.values():
+                held.is_confirmed = True
+        for lost in renew(self.client, self.options, self.owner, renewed):
+            self._lose(renewed[lost])
         self._answered_at = time.monotonic()
 
-    def _lose(self, lease: Lease) -> None:
+    def _lose(self, held: _Held) -> None:
+        lease = held.lease
         with self._lock:
-            if lease.delivery_tag in self._being_ended or self._in_flight.pop(lease.delivery_tag, None) is None:
+            if held.is_ending or self._held.pop(lease.delivery_tag, None) is None:
                 return  # it was settled while the renewal was on its way
-            self._endings.pop(lease.delivery_tag, None)
-            self._abandoned.discard(lease.delivery_tag)
-            self._doubtful.pop(lease.delivery_tag, None)
-            self._unconfirmed.discard(lease.delivery_tag)
         counters["lost"] += 1
         logger.warning("lost: the lease of delivery %d of %s has ended", lease.delivery, lease.tag)
-        self._lost.append(lease.delivery_tag)
+        self._lost.append(held)
 
     def _settle_late(self) -> None:
         with self._lock:
-            endings = list(self._endings.values())
-        for lease, ending in endings:
-            self._run(lease, ending)
+            ended = [(held, held.ending) for held in self._held.values() if held.ending is not None]
+        for held, ending in ended:
+            self._run(held, ending)
             counters["settled_late"] += 1
 
     def _decide_doubts(self, now: float) -> None:
         with self._lock:
-            decided = [name for name, until in self._doubtful.items() if until <= now]
-            for name in decided:
-                del self._doubtful[name]
-        for name in decided:
-            if not worker.is_active(name):
-                self.requeue(name)
+            decided = [held for held in self._held.values() if held.decide_at is not None and held.decide_at <= now]
+            for held in decided:
+                held.decide_at = None
+        for held in decided:
+            if not worker.is_active(held.lease.delivery_tag):
+                self.requeue(held.lease.delivery_tag)
 
     def _is_hung(self) -> bool:
         """Return whether the consumer's loop has stopped although no task runs: then others shall have its messages."""
