@@ -22,6 +22,7 @@ from offload_core.errors import StepError
 from offload_core.logs import redact
 from offload_core.messages import PUBLISHED_AT, ChainStep, envelope
 from offload_core.redis_client import connect, patiently
+from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
     import redis
@@ -85,7 +86,7 @@ class RecordBackend(BaseBackend):
     ) -> None:
         """Store what a step gave; the task is done with its last one."""
         step = keys.step_of(task_id)
-        attempt, delivery = _run_of(request)
+        attempt, delivery = Fence.of(request)
         self.run(
             records.FINISH(
                 self.settings.key_prefix, step.task_id, step.number, attempt, delivery, state, json.dumps(result),
@@ -107,7 +108,7 @@ class RecordBackend(BaseBackend):
         """Store why a step failed for good; the same script publishes the mail that tells its user."""
         if isinstance(exc, Reject):
             return  # the broker buries the message, and `dead_letter` tells of it
-        attempt, delivery = _run_of(request)
+        attempt, delivery = Fence.of(request)
         self.fail(task_id, describe(exc, traceback), attempt, delivery, state=state)
 
     def mark_as_retry(
@@ -121,7 +122,7 @@ class RecordBackend(BaseBackend):
     ) -> None:
         """Store that a step is tried again. Celery publishes the retry first, so that this may come too late."""
         step = keys.step_of(task_id)
-        attempt, delivery = _run_of(request)
+        attempt, delivery = Fence.of(request)
         retry_at = getattr(request, "retry_at_ms", 0) or round(time.time() * 1000)
         self.run(
             records.RETRY(
@@ -133,7 +134,7 @@ class RecordBackend(BaseBackend):
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, *_: object, **__: object) -> None:  # noqa: ANN401 -- Celery's
         """Store that a step was revoked by remote control, or had expired."""
-        attempt, delivery = _run_of(request)
+        attempt, delivery = Fence.of(request)
         self.fail(task_id, {"code": "task.revoked", "message": reason}, attempt, delivery, state="REVOKED")
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
@@ -278,10 +279,3 @@ def describe(error: BaseException, traceback: object) -> dict[str, Any]:
         text = str(traceback) if traceback else "".join(traceback_module.format_exception_only(error))
         described["traceback"] = redact(text)[-8000:]
     return described
-
-
-def _run_of(request: Any) -> tuple[int, int]:  # noqa: ANN401 -- Celery's request
-    """Return the attempt and the delivery that a run is: together they fence it."""
-    if request is None:
-        return 0, 0
-    return int(getattr(request, "retries", 0) or 0), int(getattr(request, "delivery_count", 0) or 0)

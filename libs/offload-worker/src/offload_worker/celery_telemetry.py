@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from offload_core import telemetry
 from offload_core.messages import PUBLISHED_AT
+from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -133,7 +134,7 @@ def run_attributes(task: str, queue: str, request: Any) -> dict[str, Any]:  # no
         "messaging.destination.name": queue,
         "messaging.message.id": request.id,
         "messaging.message.conversation_id": getattr(request, "root_id", None) or request.id,
-        "offload.delivery_count": getattr(request, "delivery_count", None) or 1,
+        "offload.delivery_count": Fence.of(request).delivery,
         "offload.worker": getattr(request, "hostname", None) or "",
     }
     pod = os.environ.get("POD_NAME")

@@ -20,6 +20,7 @@ from offload_contracts import Message, Outputs, Result, TaskContract
 from offload_core import keys, logs, records
 from offload_core.errors import TemporaryError
 from offload_worker import deadlines
+from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,8 +74,8 @@ class GatedTask(Task):
         carried = args[0] if len(args) > 1 else {}
         answer = backend.run(
             records.START(
-                backend.settings.key_prefix, step.task_id, step.number, self.request.retries,
-                self.request.get("delivery_count") or 1, self.request.hostname or "",
+                backend.settings.key_prefix, step.task_id, step.number, *Fence.of(self.request),
+                self.request.hostname or "",
                 json.dumps(carried), backend.settings.result_expires_seconds * 1000,
             ),
             f"begin {task_id}",
@@ -128,7 +129,7 @@ def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound 
     request = task.request
     step = keys.step_of(request.id)
     backend: RecordBackend = task.app.backend
-    attempt, delivery = request.retries, request.get("delivery_count") or 1
+    attempt, delivery = Fence.of(request)
 
     def progress(done: int, total: int) -> None:
         call = records.PROGRESS(backend.settings.key_prefix, step.task_id, step.number, attempt, delivery, done, total)

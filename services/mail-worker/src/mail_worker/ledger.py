@@ -6,7 +6,6 @@ holder died is *unknown*: it may have died after the dot. The mail's policy deci
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from celery_leases import worker
 from celery_leases.publish import load
 from celery_leases.scripts import Script
 from offload_core import keys
+from offload_core.errors import TemporaryError
 from offload_core.redis_client import patiently
 
 if TYPE_CHECKING:
@@ -28,51 +28,66 @@ if TYPE_CHECKING:
 _OPEN, _CLAIM, _CLOSE = (Script(load(f"mail_worker/lua/{name}.lua")) for name in ("open", "claim", "close"))
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A mail's ledger as it stands."""
-
-    # When it was first opened: the Date of every copy.
-    date: datetime
-    # How many claims of older runs were given up as unknown just now.
-    lost: int
-    # Each recipient's entry: '', 'claimed …', 'sent', 'refused CODE' or 'unknown'.
-    entries: tuple[str, ...]
-
-
 class Ledger:
-    """The ledger of one run of one step. Waits for Redis."""
+    """The ledger of one run of one step, opened for it: every older run is shut out. Waits for Redis.
 
-    def __init__(self, client: redis.Redis, prefix: str, keep_seconds: int, run: Run, policy: MailPolicy) -> None:
-        """Name the ledger, the run that writes into it, and what a lost outcome means."""
+    Attributes:
+        date: when the ledger was first opened: the Date of every copy.
+        lost: how many claims of older runs were given up as unknown when it was opened.
+        entries: of each recipient: '', 'claimed …', 'sent', 'refused CODE' or 'unknown'.
+
+    """
+
+    def __init__(
+        self, client: redis.Redis, prefix: str, keep_seconds: int, run: Run, policy: MailPolicy, recipients: int
+    ) -> None:
+        """Open it.
+
+        Raises:
+            TemporaryError: ``mail.claim_lost`` when a newer run has opened it.
+
+        """
         self._client = client
         self._key = keys.ledger(prefix, run.celery_id)
-        self._keep_ms = keep_seconds * 1000
         self._run = run
-        self._policy = policy
-
-    def open(self, recipients: int) -> Opened | None:
-        """Return what is known of each recipient, and shut out every older run; None when this one is shut out."""
-        arguments = [self._keep_ms, self._run.attempt, self._run.delivery, self._policy.value, recipients]
-        found = self._do(_OPEN, arguments)
+        found = self._do(_OPEN, keep_seconds * 1000, run.attempt, run.delivery, policy.value, recipients)
         if found is None:
-            return None
+            raise _lost()
         date_ms, lost, *entries = found
-        date = datetime.fromtimestamp(int(date_ms) // 1000, UTC)
-        return Opened(date, int(lost), tuple(entry.decode() for entry in entries))
+        self.date = datetime.fromtimestamp(int(date_ms) // 1000, UTC)
+        self.lost = int(lost)
+        self.entries = [entry.decode() for entry in entries]
 
     def claim(self, positions: Sequence[int]) -> str:
         """Claim recipients, all or none. Returns ``claimed``, ``again`` or ``newer``."""
-        arguments = [self._run.attempt, self._run.delivery, *(one + 1 for one in positions)]
-        outcome: str = self._do(_CLAIM, arguments).decode()
+        run = self._run
+        outcome: str = self._do(_CLAIM, run.attempt, run.delivery, *(one + 1 for one in positions)).decode()
+        if outcome != "newer":
+            for position in positions:
+                self.entries[position] = f"claimed {run.attempt} {run.delivery}"
         return outcome
 
     def close(self, positions: Sequence[int], entry: str) -> None:
-        """Write how recipients ended; the empty entry releases them."""
-        if positions:
-            self._do(_CLOSE, [self._run.attempt, self._run.delivery, entry, *(one + 1 for one in positions)])
+        """Write how recipients ended; the empty entry releases them.
 
-    def _do(self, script: Script, arguments: Sequence[str | int]):  # type: ignore[no-untyped-def] # noqa: ANN202 -- Redis answers what the script returns
+        Raises:
+            TemporaryError: ``mail.claim_lost`` when a newer run has opened the ledger; this run's claims have ended.
+
+        """
+        if not positions:
+            return
+        run = self._run
+        found = self._do(_CLOSE, run.attempt, run.delivery, entry, *(one + 1 for one in positions))
+        if found is None:
+            raise _lost()
+        for position, now in zip(positions, found, strict=True):
+            self.entries[position] = now.decode()
+
+    def _do(self, script: Script, *arguments: str | int):  # type: ignore[no-untyped-def] # noqa: ANN202 -- Redis answers what the script returns
         return patiently(
             lambda: script(self._client, [self._key], arguments), "the mail ledger", give_up=worker.is_stopping
         )
+
+
+def _lost() -> TemporaryError:
+    return TemporaryError("mail.claim_lost", "another worker sends this mail")

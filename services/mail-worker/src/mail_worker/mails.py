@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics
 
 from mail_worker import compose
-from mail_worker.ledger import Ledger, Opened
+from mail_worker.ledger import Ledger
 from mail_worker.smtp import OutcomeUnknownError, Sender
 from offload_contracts import MailPolicy, MailSent, RecipientOutcome
 from offload_core.errors import PermanentError, StepError, TemporaryError
@@ -61,14 +61,13 @@ class Mailer:
 
         """
         settings = self.settings
-        ledger = Ledger(self.client, settings.key_prefix, settings.dead_letter_retention_seconds, run, policy)
-        opened = _open(ledger, len(to))
-        if opened.lost:
+        ledger = Ledger(self.client, settings.key_prefix, settings.dead_letter_retention_seconds, run, policy, len(to))
+        if ledger.lost:
             _count("mail.outcome_unknown", policy)
         open_positions = [
-            position for position, entry in enumerate(opened.entries) if not entry or entry.startswith("claimed")
+            position for position, entry in enumerate(ledger.entries) if not entry or entry.startswith("claimed")
         ]
-        written = content(opened.date)
+        written = content(ledger.date)
         groups = [[one] for one in open_positions] if individually else [open_positions] if open_positions else []
         errors: list[StepError] = []
         for group in groups:
@@ -79,7 +78,7 @@ class Mailer:
                 sender_name=settings.mail_from_name,
                 to=[to[one] for one in group] if individually else to,
                 mail_id=mail_id,
-                date=opened.date,
+                date=ledger.date,
             )
             try:
                 self._send_to(ledger, mail, [(one, to[one]) for one in group], policy)
@@ -87,7 +86,7 @@ class Mailer:
                 errors.append(error)
                 if error.code in _NOBODY_ELSES:
                     break
-        outcomes = _outcomes(to, _open(ledger, len(to)).entries)
+        outcomes = _outcomes(to, ledger.entries)
         if errors:
             # What may heal comes first: then the others are tried again with it.
             first = next((one for one in errors if isinstance(one, TemporaryError)), errors[0])
@@ -135,13 +134,6 @@ def _with_counts(message: str, outcomes: Sequence[RecipientOutcome]) -> str:
     """Return the message, and for how many of several recipients it does not hold."""
     sent = sum(one.outcome == "sent" for one in outcomes)
     return f"{message}; {sent} of {len(outcomes)} recipients have the mail" if sent else message
-
-
-def _open(ledger: Ledger, recipients: int) -> Opened:
-    opened = ledger.open(recipients)
-    if opened is None:
-        raise TemporaryError("mail.claim_lost", "another worker sends this mail")
-    return opened
 
 
 def _outcomes(to: Sequence[str], entries: Sequence[str]) -> list[RecipientOutcome]:

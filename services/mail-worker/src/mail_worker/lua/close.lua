@@ -1,6 +1,8 @@
 -- Ends claims. KEYS[1]: ledger. ARGV: attempt, delivery, entry ('' releases), recipients (from 1).
--- Only the claim of this run is ended; returns how many were. What ends as unknown is counted as ambiguous.
-local mine, ended = 'claimed ' .. ARGV[1] .. ' ' .. ARGV[2], 0
+-- Only the claim of this run is ended. What ends as unknown is counted as ambiguous. Returns the recipients' entries as they
+-- are now, or nil when a newer run has opened the ledger: what this run knew of the others may have changed.
+local run = ARGV[1] .. ' ' .. ARGV[2]
+local mine, ended, entries = 'claimed ' .. run, 0, {}
 for i = 4, #ARGV do
   local entry = redis.call('HGET', KEYS[1], ARGV[i])
   if entry == mine or (not entry and ARGV[3] ~= '') then
@@ -9,10 +11,14 @@ for i = 4, #ARGV do
     else
       redis.call('HSET', KEYS[1], ARGV[i], ARGV[3])
     end
-    ended = ended + 1
+    entry, ended = ARGV[3], ended + 1
   end
+  entries[#entries + 1] = entry or ''
 end
 if ARGV[3] == 'unknown' and ended > 0 then
   redis.call('HINCRBY', KEYS[1], 'ambiguous', ended)
 end
-return ended
+if redis.call('HGET', KEYS[1], 'run') ~= run then
+  return nil
+end
+return entries
