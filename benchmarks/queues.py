@@ -14,6 +14,7 @@ from devstack.waiting import until
 from offload_contracts import RENDER_REPORT, RenderReport
 from offload_core import messages, records
 from offload_core.messages import ChainStep
+from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ def _fill(client: redis.Redis, url: str, kind: str) -> Callable[[], int]:
         for number in range(TASKS):
             envelope = messages.envelope(f"t{number}", [step], {}, origin="bench")
             task = records.NewTask(f"t{number}", "report", "bench", (step,), envelope)
-            records.accept("offload:", "offload:queue:", task).run(client)
+            TaskStore("offload:", "offload:queue:").accept(task).run(client)
         return lambda: int(client.hlen("offload:queue:reports:live"))
     os.environ |= {"BENCH_KIND": kind, "BENCH_REDIS": url}
     import importlib

@@ -15,6 +15,7 @@ from devstack.waiting import until
 from offload_contracts import SEND_MAIL, SendMail
 from offload_core import messages, records
 from offload_core.messages import ChainStep
+from offload_core.task_store import TaskStore
 
 from .ledgers import SMALL_PHOTO, Client, Post, judge, mail
 from .report import Row
@@ -76,7 +77,7 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
             f"d{number}", [step], {}, origin="test", due=datetime.fromtimestamp(due_ms / 1000, UTC)
         )
         task = records.NewTask(f"d{number}", "email", "development", (step,), made)
-        call = records.accept(PREFIX, BROKER, task)
+        call = TaskStore(PREFIX, BROKER).accept(task)
         pipe.execute_command(*call.script.command((), call.arguments, whole=number == 0))
         if number % 1000 == 999:
             pipe.execute()

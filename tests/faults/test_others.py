@@ -20,6 +20,7 @@ from devstack.waiting import until
 from offload_contracts import RENDER_REPORT, RESIZE_IMAGE, RenderReport, ResizeImage
 from offload_core import messages, records
 from offload_core.messages import ChainStep
+from offload_core.task_store import TaskStore
 
 from .ledgers import Client, Post, image, judge, mail, noisy_photo
 from .report import Row
@@ -260,7 +261,7 @@ def test_two_versions_at_once(stack, scale):
                 step = ChainStep(contract.name, contract.queue, arguments)
                 made = messages.envelope(task_id, [step], {}, origin="test")
                 task = records.NewTask(task_id, "image", "development", (step,), made)
-                records.accept(PREFIX, f"{PREFIX}queue:", task).run(redis)
+                TaskStore(PREFIX, f"{PREFIX}queue:").accept(task).run(redis)
     tasks = [stack.wait(api, f"v{number}", seconds=120) for number in range(count)]
     states = Counter(task["state"] for task in tasks)
     Row(

@@ -8,6 +8,7 @@ from devstack.waiting import until
 from offload_contracts import RENDER_REPORT, RenderReport
 from offload_core import keys, messages, records
 from offload_core.messages import ChainStep
+from offload_core.task_store import TaskStore
 
 from .conftest import PREFIX
 
@@ -17,7 +18,7 @@ BROKER = f"{PREFIX}queue:"
 def publish(offload, task_id: str, step: ChainStep, **fields) -> None:
     envelope = messages.envelope(task_id, [step], {}, origin="test")
     task = records.NewTask(task_id, "report", "development", (step,), envelope, **fields)
-    records.accept(PREFIX, BROKER, task).run(offload.redis.client())
+    TaskStore(PREFIX, BROKER).accept(task).run(offload.redis.client())
 
 
 def test_a_newer_messages_fields_are_ignored(offload):

@@ -1,7 +1,4 @@
-"""Task records: what they hold, and the scripts that change them.
-
-A script is a value (`Call`) that either kind of client runs: the gateway's asynchronous one and the workers' own.
-"""
+"""Task records: what they begin with, and what they hold. The `TaskStore` changes them."""
 
 from __future__ import annotations
 
@@ -9,69 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_leases.publish import load
-from celery_leases.scripts import Argument, Script
 from offload_core import keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import redis
-    import redis.asyncio
-
+    from celery_leases.scripts import Argument
     from offload_core.messages import ChainStep, Envelope
 
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A script with its arguments, to be run by either kind of client."""
-
-    script: Script
-    arguments: tuple[Argument, ...]
-
-    def run(self, client: redis.Redis) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
-        """Run it."""
-        return self.script(client, (), self.arguments)
-
-    async def run_async(self, client: redis.asyncio.Redis) -> Any:  # noqa: ANN401 -- the same
-        """Run it on an asynchronous client."""
-        return await self.script.run_async(client, (), self.arguments)
-
-    def command(self) -> list[Argument]:
-        """Return the command that runs it by the script's digest."""
-        return self.script.command((), self.arguments)
-
-
-class RecordScript:
-    """A script over records; called with its arguments it gives a `Call`."""
-
-    def __init__(self, path: str) -> None:
-        """Take the script's file, as `celery_leases.publish.load` names it."""
-        self._script = Script(load(path))
-
-    def __call__(self, *arguments: Argument) -> Call:
-        """Return the script with its arguments."""
-        return Call(self._script, arguments)
-
-
-ACCEPT = RecordScript("offload_core/lua/accept.lua")
-START = RecordScript("offload_core/lua/start.lua")
-FINISH = RecordScript("offload_core/lua/finish.lua")
-RETRY = RecordScript("offload_core/lua/retry.lua")
-PROGRESS = RecordScript("offload_core/lua/progress.lua")
-CANCEL = RecordScript("offload_core/lua/cancel.lua")
-REDRIVE = RecordScript("offload_core/lua/redrive.lua")
-DISCARD = RecordScript("offload_core/lua/discard.lua")
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How fast one owner may post: so many tasks a second in the long run, and so many at once."""
-
-    per_second: float
-    burst: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +47,6 @@ class NewTask:
         if self.envelope.due_ms:
             fields["due_at"] = str(self.envelope.due_ms)
         return [part for pair in fields.items() for part in pair]
-
-
-def accept(
-    prefix: str,
-    broker_prefix: str,
-    task: NewTask,
-    *,
-    idempotency_key: str = "",
-    fingerprint: str = "",
-    most_waiting: int = 0,
-    is_nearly_full: bool = False,
-    rate: Rate | None = None,
-) -> Call:
-    """Return the script that takes a task: record, message and idempotency key, or nothing.
-
-    `idempotency_key` is a whole Redis key (see `keys.idempotency`); `most_waiting` 0 means that there is no limit.
-    Neither that, nor `is_nearly_full`, nor the `rate` refuses what was accepted before.
-    """
-    message = task.envelope
-    return ACCEPT(
-        prefix, broker_prefix, task.task_id, message.queue, message.tag, message.text, message.due_ms,
-        idempotency_key, fingerprint, most_waiting, int(is_nearly_full),
-        keys.rate(prefix, task.owner) if rate else "", 1000 / rate.per_second if rate else 0, rate.burst if rate else 0,
-        len(task.steps), *task.fields(),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -17,18 +16,20 @@ from opentelemetry import metrics
 
 from celery_leases import worker
 from offload_contracts import NOTIFY_FAILURE, ContractError, NotifyFailure, Queue, by_name
-from offload_core import keys, records, telemetry
+from offload_core import keys, records
 from offload_core.errors import StepError
 from offload_core.logs import redact
-from offload_core.messages import PUBLISHED_AT, ChainStep, envelope
+from offload_core.messages import ChainStep
+from offload_core.publisher import Publisher
 from offload_core.redis_client import connect, patiently
+from offload_core.task_store import TaskStore
 from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
     import redis
 
-    from celery_leases.scripts import Argument
     from offload_core.settings import Settings
+    from offload_core.task_store import Call
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class RecordBackend(BaseBackend):
         """Take the settings from the application that the factory made."""
         super().__init__(app, **kwargs)
         self.settings: Settings = app.settings
+        self.store = TaskStore.of(self.settings)
+        self._publisher = Publisher(str(app.oid))
         self._clients: dict[int, redis.Redis] = {}
 
     @property
@@ -52,7 +55,7 @@ class RecordBackend(BaseBackend):
         """This process's client: a pool's child never shares its parent's connection."""
         return self._clients.setdefault(os.getpid(), connect(self.settings))
 
-    def run(self, call: records.Call, what: str) -> str:
+    def run(self, call: Call, what: str) -> str:
         """Run a script, waiting for Redis; returns its answer.
 
         A worker that stops while it waits gives its message back instead.
@@ -85,15 +88,8 @@ class RecordBackend(BaseBackend):
         state: str = "SUCCESS",
     ) -> None:
         """Store what a step gave; the task is done with its last one."""
-        step = keys.step_of(task_id)
-        attempt, delivery = Fence.of(request)
-        self.run(
-            records.FINISH(
-                self.settings.key_prefix, step.task_id, step.number, attempt, delivery, state, json.dumps(result),
-                self._keep_ms,
-            ),
-            f"store {state} of {task_id}",
-        )  # fmt: skip
+        call = self.store.finish(keys.step_of(task_id), Fence.of(request), state, result)
+        self.run(call, f"store {state} of {task_id}")
 
     def mark_as_failure(
         self,
@@ -108,8 +104,7 @@ class RecordBackend(BaseBackend):
         """Store why a step failed for good; the same script publishes the mail that tells its user."""
         if isinstance(exc, Reject):
             return  # the broker buries the message, and `dead_letter` tells of it
-        attempt, delivery = Fence.of(request)
-        self.fail(task_id, describe(exc, traceback), attempt, delivery, state=state)
+        self.fail(task_id, describe(exc, traceback), Fence.of(request), state=state)
 
     def mark_as_retry(
         self,
@@ -121,21 +116,13 @@ class RecordBackend(BaseBackend):
         state: str = "RETRY",  # noqa: ARG002 -- Celery's signature
     ) -> None:
         """Store that a step is tried again. Celery publishes the retry first, so that this may come too late."""
-        step = keys.step_of(task_id)
-        attempt, delivery = Fence.of(request)
         retry_at = getattr(request, "retry_at_ms", 0) or round(time.time() * 1000)
-        self.run(
-            records.RETRY(
-                self.settings.key_prefix, step.task_id, step.number, attempt, delivery,
-                json.dumps(describe(exc, None)), retry_at,
-            ),
-            f"store RETRY of {task_id}",
-        )  # fmt: skip
+        call = self.store.retry(keys.step_of(task_id), Fence.of(request), describe(exc, None), retry_at)
+        self.run(call, f"store RETRY of {task_id}")
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, *_: object, **__: object) -> None:  # noqa: ANN401 -- Celery's
         """Store that a step was revoked by remote control, or had expired."""
-        attempt, delivery = Fence.of(request)
-        self.fail(task_id, {"code": "task.revoked", "message": reason}, attempt, delivery, state="REVOKED")
+        self.fail(task_id, {"code": "task.revoked", "message": reason}, Fence.of(request), state="REVOKED")
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         """Return what Celery's own ``AsyncResult`` asks for."""
@@ -155,8 +142,7 @@ class RecordBackend(BaseBackend):
         self,
         celery_id: str,
         error: dict[str, Any],
-        attempt: int,
-        delivery: int,
+        run: Fence,
         *,
         state: str = "FAILURE",
         keep_ms: int | None = None,
@@ -166,21 +152,15 @@ class RecordBackend(BaseBackend):
         No mail is sent of a REVOKED task, nor of a mail that failed. Returns the script's answer.
         """
         step = keys.step_of(celery_id)
-        prefix = self.settings.key_prefix
         record = self._record(step.task_id)
-        notice: list[Argument] = []
+        notice: records.NewTask | None = None
         if state == "FAILURE" and record is not None and step.number <= len(record.steps):
             name = record.steps[step.number - 1].name
             contract = by_name(name)
             if record.notify and (contract is None or contract.queue is not Queue.MAIL):
                 notice = self._notice(record, name, error)
-        return self.run(
-            records.FINISH(
-                prefix, step.task_id, step.number, attempt, delivery, state, json.dumps(error),
-                keep_ms or self._keep_ms, *notice,
-            ),
-            f"store {state} of {celery_id}",
-        )  # fmt: skip
+        call = self.store.finish(step, run, state, error, keep_ms=keep_ms, notification=notice)
+        return self.run(call, f"store {state} of {celery_id}")
 
     def dead_letter(self, message: dict[str, Any], reason: str) -> None:
         """Tell of a buried message: its task becomes FAILURE, and its user is told. Called until it has returned."""
@@ -204,9 +184,9 @@ class RecordBackend(BaseBackend):
         ).add(1, {"offload.reason": reason})
         headers = message["headers"]
         # Whatever ran before, the burying has the last word: no delivery of this attempt comes after it.
-        attempt, last = int(headers.get("retries") or 0), 2**31
+        last = Fence(int(headers.get("retries") or 0), delivery=2**31)
         keep_ms = self.settings.dead_letter_retention_seconds * 1000
-        self.fail(str(celery_id), error, attempt, last, keep_ms=keep_ms)
+        self.fail(str(celery_id), error, last, keep_ms=keep_ms)
 
     def _record(self, task_id: str) -> records.Record | None:
         """Return a task's record, or None. Waits for Redis."""
@@ -226,7 +206,7 @@ class RecordBackend(BaseBackend):
         error = record.steps[step.number - 1].error
         return error if error is not None and error.get("code") == code else None
 
-    def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> list[Argument]:
+    def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> records.NewTask:
         assert record.notify  # noqa: S101 -- only asked for when it is set
         task_id = keys.failure_notice(record.task_id, len(record.redrives))
         message = NotifyFailure(
@@ -237,23 +217,14 @@ class RecordBackend(BaseBackend):
             reason=error["message"],
             user_id=record.user_id,
         )
-        chain_step = ChainStep.of(NOTIFY_FAILURE, message)
-        headers = {**telemetry.trace_headers(), PUBLISHED_AT: time.time()}
-        made = envelope(task_id, [chain_step], headers, origin=str(self.app.oid))
-        task = records.NewTask(
-            task_id=task_id,
-            kind="failure-notice",
-            owner=record.owner,
-            steps=(chain_step,),
-            envelope=made,
+        return self._publisher.task(
+            task_id,
+            "failure-notice",
+            record.owner,
+            [ChainStep.of(NOTIFY_FAILURE, message)],
             trace_id=record.trace_id or "",
             parent_task_id=record.task_id,
         )
-        return [self.settings.broker_prefix, made.queue, made.tag, made.text, task_id, *task.fields()]
-
-    @property
-    def _keep_ms(self) -> int:
-        return self.settings.result_expires_seconds * 1000
 
 
 def describe(error: BaseException, traceback: object) -> dict[str, Any]:

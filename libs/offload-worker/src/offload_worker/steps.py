@@ -7,7 +7,6 @@ deadline where the pool has no time limits.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from offload_contracts import Message, Outputs, Result, TaskContract
-from offload_core import keys, logs, records
+from offload_core import keys, logs
 from offload_core.errors import TemporaryError
 from offload_worker import deadlines
 from offload_worker.fence import Fence
@@ -72,14 +71,8 @@ class GatedTask(Task):
         logs.task_id.set(step.task_id)
         backend: RecordBackend = self.app.backend
         carried = args[0] if len(args) > 1 else {}
-        answer = backend.run(
-            records.START(
-                backend.settings.key_prefix, step.task_id, step.number, *Fence.of(self.request),
-                self.request.hostname or "",
-                json.dumps(carried), backend.settings.result_expires_seconds * 1000,
-            ),
-            f"begin {task_id}",
-        )  # fmt: skip
+        call = backend.store.start(step, Fence.of(self.request), self.request.hostname or "", carried)
+        answer = backend.run(call, f"begin {task_id}")
         if answer == "record.missing":
             raise Reject(answer, requeue=False)
         begun, _, first_attempt = answer.partition(":")
@@ -129,10 +122,9 @@ def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound 
     request = task.request
     step = keys.step_of(request.id)
     backend: RecordBackend = task.app.backend
-    attempt, delivery = Fence.of(request)
+    fence = Fence.of(request)
 
     def progress(done: int, total: int) -> None:
-        call = records.PROGRESS(backend.settings.key_prefix, step.task_id, step.number, attempt, delivery, done, total)
-        backend.run(call, f"progress of {request.id}")
+        backend.run(backend.store.progress(step, fence, done, total), f"progress of {request.id}")
 
-    return Run(step.task_id, step.number, request.id, attempt, delivery, outputs, progress)
+    return Run(step.task_id, step.number, request.id, *fence, outputs, progress)

@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
-from opentelemetry import metrics, trace
-from opentelemetry.trace import SpanKind
+from opentelemetry import metrics
 from redis.exceptions import RedisError
 
 from celery_leases.options import Options
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
-from offload_core import keys, messages, records, telemetry
-from offload_core.messages import PUBLISHED_AT
+from offload_core import keys
+from offload_core.publisher import Publisher
 from offload_core.redis_client import cause, connect
+from offload_core.task_store import TaskScript
 from offload_worker import liveness
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 OWNER = "beat"
 TICK_SECONDS = 1.0
 
-_SLOT = records.RecordScript("beat/lua/slot.lua")
+_SLOT = TaskScript("beat/lua/slot.lua")
 
 
 class SlotScheduler(Scheduler):
@@ -43,6 +43,7 @@ class SlotScheduler(Scheduler):
         self._settings: BeatSettings = app.settings  # type: ignore[assignment]
         self._schedules = schedules
         self._client = connect(app.settings)
+        self._publisher = Publisher(OWNER)
         options = Options.of(app.conf.broker_transport_options)
         self._sweeper, self._reporter = Sweeper(self._client, options), Reporter(lambda: self._client, options)
         # Slots that are known to be published: the script decides, this only spares it the question.
@@ -108,23 +109,12 @@ class SlotScheduler(Scheduler):
         logger.info("slot %s: %s", schedule.task_id(slot), outcome)
 
     def _publish(self, schedule: Schedule, slot: datetime) -> str:
-        task_id, step, settings = schedule.task_id(slot), schedule.step, self._settings
-        tracer = trace.get_tracer("offload")
-        attributes = telemetry.publish_attributes(step.name, step.queue, task_id)
-        with tracer.start_as_current_span(f"apply_async/{step.name}", kind=SpanKind.PRODUCER, attributes=attributes):
-            headers = telemetry.trace_headers()
-            envelope = messages.envelope(task_id, [step], {**headers, PUBLISHED_AT: time.time()}, origin=OWNER)
-            task = records.NewTask(
-                task_id=task_id,
-                kind="maintenance",
-                owner=OWNER,
-                steps=(step,),
-                envelope=envelope,
-                trace_id=telemetry.trace_id_of(headers),
-            )
+        settings = self._settings
+        with self._publisher.publishing(schedule.task_id(slot), "maintenance", OWNER, [schedule.step]) as task:
+            message = task.envelope
             call = _SLOT(
                 settings.key_prefix, settings.broker_prefix, schedule.name, round(slot.timestamp() * 1000),
-                round(schedule.latest.total_seconds() * 1000), task_id, envelope.queue, envelope.tag, envelope.text,
+                round(schedule.latest.total_seconds() * 1000), task.task_id, message.queue, message.tag, message.text,
                 *task.fields(),
             )  # fmt: skip
             outcome: str = call.run(self._client).decode()

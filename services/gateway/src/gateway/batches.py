@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError
 if TYPE_CHECKING:
     import redis.asyncio
 
-    from offload_core.records import Call
+    from offload_core.task_store import Call
 
 # So many scripts take Redis less than 10 ms; nobody waits longer for the others of a batch.
 MOST = 200

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery_leases.admin import AsyncAdmin, Position, UnknownDeadLetterError
 from offload_contracts import Queue
-from offload_core import keys, records
+from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,7 +61,7 @@ class DeadLetters:
     def __init__(self, client: redis.asyncio.Redis, settings: GatewaySettings) -> None:
         """Take the client and what the keys are made of."""
         self._client = client
-        self._settings = settings
+        self._store = TaskStore.of(settings)
         self._admin = AsyncAdmin(client, settings.broker_prefix)
 
     async def newest(self, queues: Iterable[str], limit: int, after: Position | None = None) -> list[DeadLetter]:
@@ -82,28 +82,15 @@ class DeadLetters:
 
     async def redrive(self, name: Name) -> str:
         """Bring one back; returns ``redriven``, or the code of why it was not."""
-        step = keys.step_of(_celery_id(name))
-        settings = self._settings
-        call = records.REDRIVE(
-            settings.key_prefix, settings.broker_prefix, name.queue, name.tag, step.task_id, step.number
-        )
-        outcome: str = (await call.run_async(self._client)).decode()
+        outcome: str = (await self._store.redrive(*name).run_async(self._client)).decode()
         return outcome
 
     async def discard(self, name: Name) -> str:
         """Delete one; returns ``deleted``, or the code of why it was not."""
-        settings = self._settings
-        task_id, keep_ms = keys.step_of(_celery_id(name)).task_id, settings.result_expires_seconds * 1000
-        call = records.DISCARD(settings.key_prefix, settings.broker_prefix, name.queue, name.tag, task_id, keep_ms)
-        outcome: str = (await call.run_async(self._client)).decode()
+        outcome: str = (await self._store.discard(*name).run_async(self._client)).decode()
         return outcome
 
 
 def name_of(letter: DeadLetter) -> Name:
     """Return a letter's name."""
     return Name(letter.queue, letter.tag)
-
-
-def _celery_id(name: Name) -> str:
-    """Return the step's id, which is the tag without its attempt."""
-    return name.tag.rsplit(":", 2)[0]

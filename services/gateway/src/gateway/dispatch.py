@@ -15,17 +15,15 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway.batches import Batches
 from gateway.problems import RETRY_AFTER_SECONDS, Problem, redis_unavailable
-from offload_core import keys, messages, records, telemetry
-from offload_core.messages import PUBLISHED_AT, ChainStep
+from offload_core.publisher import Publisher
 from offload_core.redis_client import AWAY, cause, connect_async
+from offload_core.task_store import Rate, TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
 
     from gateway.auth import Caller
     from gateway.settings import GatewaySettings
+    from offload_core.messages import ChainStep
+    from offload_core.task_store import Call
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +75,11 @@ class Dispatcher:
         self.client = connect_async(settings, timeout_seconds=settings.redis_timeout_seconds)
         self._batches = Batches(self.client)
         self.health = Health()
-        self._origin = f"{os.getpid()}@{socket.gethostname()}"
-        self._tracer = trace.get_tracer("offload") if telemetry.is_enabled() else trace.NoOpTracer()
+        self._publisher = Publisher(f"{os.getpid()}@{socket.gethostname()}")
+        self._store = TaskStore.of(settings)
         self._sampler: asyncio.Task[None] | None = None
         per_second = settings.rate_limit_per_second
-        self._rate = records.Rate(per_second, settings.rate_limit_burst) if per_second else None
+        self._rate = Rate(per_second, settings.rate_limit_burst) if per_second else None
         # Until when (monotonic) a caller that has just been refused is refused before its body is read.
         self._too_fast: dict[str, float] = {}
         # How far Redis's clock is ahead of this machine's: what is delayed falls due by Redis's.
@@ -138,32 +138,13 @@ class Dispatcher:
 
         """
         first = steps[0]
-        attributes = telemetry.publish_attributes(first.name, first.queue, task_id)
-        with self._tracer.start_as_current_span(
-            f"apply_async/{first.name}", kind=SpanKind.PRODUCER, attributes=attributes
-        ):
-            headers: dict[str, Any] = telemetry.trace_headers()
-            trace_id = telemetry.trace_id_of(headers)
-            headers[PUBLISHED_AT] = time.time()
-            due = self._redis_now() + timedelta(seconds=delay_seconds) if delay_seconds else None
-            task = records.NewTask(
-                task_id=task_id,
-                kind=kind,
-                owner=caller.name,
-                steps=tuple(steps),
-                envelope=messages.envelope(task_id, steps, headers, origin=self._origin, due=due),
-                trace_id=trace_id,
-                **fields,
-            )
-            settings = self._settings
-            scoped = keys.idempotency(settings.key_prefix, caller.name, idempotency_key) if idempotency_key else ""
-            call = records.accept(
-                settings.key_prefix,
-                settings.broker_prefix,
+        due = self._redis_now() + timedelta(seconds=delay_seconds) if delay_seconds else None
+        with self._publisher.publishing(task_id, kind, caller.name, steps, due=due, **fields) as task:
+            call = self._store.accept(
                 task,
-                idempotency_key=scoped,
+                idempotency_key=idempotency_key or "",
                 fingerprint=fingerprint,
-                most_waiting=settings.delayed_limit if due else settings.queue_limit,
+                waiting_limit=self._settings.delayed_limit if due else self._settings.queue_limit,
                 is_nearly_full=self.health.is_nearly_full,
                 rate=self._rate,
             )
@@ -197,7 +178,7 @@ class Dispatcher:
             retry_after=math.ceil(wait_seconds),
         )
 
-    async def _run(self, call: records.Call) -> tuple[str, str]:
+    async def _run(self, call: Call) -> tuple[str, str]:
         """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
         try:
             result = await self._batches.run(call)

@@ -31,6 +31,7 @@ from offload_contracts import (
 )
 from offload_core import blobs, keys, links, records
 from offload_core.messages import ChainStep
+from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -212,10 +213,7 @@ async def delete_task(request: Request, task_id: str) -> Response:
     parts, caller = _parts(request), _caller(request)
     if isinstance(await _found(parts, caller, task_id), records.Ended):
         raise _finished()
-    settings = parts.settings
-    keep_ms = settings.result_expires_seconds * 1000
-    call = records.CANCEL(settings.key_prefix, settings.broker_prefix, task_id, keep_ms)
-    outcome = (await call.run_async(parts.dispatcher.client)).decode()
+    outcome = (await TaskStore.of(parts.settings).cancel(task_id).run_async(parts.dispatcher.client)).decode()
     if outcome == "record.missing":
         raise problems.not_found()
     if outcome == "finished":

@@ -1,0 +1,72 @@
+"""Publishing a task: its span, its message, and what its record begins with.
+
+In one place for the gateway, beat, and what follows from a task.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from offload_core import messages, telemetry
+from offload_core.messages import PUBLISHED_AT
+from offload_core.records import NewTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from offload_core.messages import ChainStep
+
+
+class Publisher:
+    """Makes tasks that a script of the `TaskStore` then puts into Redis."""
+
+    def __init__(self, origin: str) -> None:
+        """Take who publishes, as the messages' header ``origin`` has it."""
+        self._origin = origin
+        self._tracer = trace.get_tracer("offload") if telemetry.is_enabled() else trace.NoOpTracer()
+
+    @contextmanager
+    def publishing(
+        self,
+        task_id: str,
+        kind: str,
+        owner: str,
+        steps: Sequence[ChainStep],
+        *,
+        due: datetime | None = None,
+        **fields: Any,  # noqa: ANN401 -- those of `NewTask`
+    ) -> Iterator[NewTask]:
+        """Give a task that is put into Redis within this block, which is its producer's span."""
+        first = steps[0]
+        attributes = telemetry.publish_attributes(first.name, first.queue, task_id)
+        with self._tracer.start_as_current_span(
+            f"apply_async/{first.name}", kind=SpanKind.PRODUCER, attributes=attributes
+        ):
+            yield self.task(task_id, kind, owner, steps, due=due, **fields)
+
+    def task(
+        self,
+        task_id: str,
+        kind: str,
+        owner: str,
+        steps: Sequence[ChainStep],
+        *,
+        due: datetime | None = None,
+        **fields: Any,  # noqa: ANN401 -- those of `NewTask`
+    ) -> NewTask:
+        """Return a task that belongs to what goes on in this trace: its message continues the current span."""
+        headers: dict[str, Any] = {**telemetry.trace_headers(), PUBLISHED_AT: time.time()}
+        return NewTask(
+            task_id=task_id,
+            kind=kind,
+            owner=owner,
+            steps=tuple(steps),
+            envelope=messages.envelope(task_id, steps, headers, origin=self._origin, due=due),
+            **{"trace_id": telemetry.trace_id_of(headers)} | fields,
+        )

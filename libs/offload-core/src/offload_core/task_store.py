@@ -1,0 +1,171 @@
+"""The store of tasks in Redis: every change of a task is one script.
+
+A script with its arguments is a value (`Call`) that either kind of client runs: the gateway's asynchronous one, and the
+workers' own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_leases.publish import load
+from celery_leases.scripts import Argument, Script
+from offload_core import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import redis
+    import redis.asyncio
+
+    from offload_core.keys import Step
+    from offload_core.records import NewTask
+    from offload_core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A script with its arguments, to be run by either kind of client."""
+
+    script: Script
+    arguments: tuple[Argument, ...]
+
+    def run(self, client: redis.Redis) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
+        """Run it."""
+        return self.script(client, (), self.arguments)
+
+    async def run_async(self, client: redis.asyncio.Redis) -> Any:  # noqa: ANN401 -- the same
+        """Run it on an asynchronous client."""
+        return await self.script.run_async(client, (), self.arguments)
+
+    def command(self) -> list[Argument]:
+        """Return the command that runs it by the script's digest."""
+        return self.script.command((), self.arguments)
+
+
+class TaskScript:
+    """A script over tasks; called with its arguments it gives a `Call`."""
+
+    def __init__(self, path: str) -> None:
+        """Take the script's file, as `celery_leases.publish.load` names it."""
+        self._script = Script(load(path))
+
+    def __call__(self, *arguments: Argument) -> Call:
+        """Return the script with its arguments."""
+        return Call(self._script, arguments)
+
+
+_ACCEPT = TaskScript("offload_core/lua/accept.lua")
+_START = TaskScript("offload_core/lua/start.lua")
+_FINISH = TaskScript("offload_core/lua/finish.lua")
+_RETRY = TaskScript("offload_core/lua/retry.lua")
+_PROGRESS = TaskScript("offload_core/lua/progress.lua")
+_CANCEL = TaskScript("offload_core/lua/cancel.lua")
+_REDRIVE = TaskScript("offload_core/lua/redrive.lua")
+_DISCARD = TaskScript("offload_core/lua/discard.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast one owner may post: so many tasks a second in the long run, and so many at once."""
+
+    per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStore:
+    """The tasks under one key prefix. What each call answers stands at the head of its script.
+
+    `run` is always the attempt and the delivery of the run that speaks: what it says is not stored once a later one has
+    spoken.
+    """
+
+    prefix: str
+    broker_prefix: str
+    # How long a record is kept after its task's end.
+    keep_ms: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> TaskStore:
+        """Return the store that a service's settings name."""
+        return cls(settings.key_prefix, settings.broker_prefix, settings.result_expires_seconds * 1000)
+
+    def accept(
+        self,
+        task: NewTask,
+        *,
+        idempotency_key: str = "",
+        fingerprint: str = "",
+        waiting_limit: int = 0,
+        is_nearly_full: bool = False,
+        rate: Rate | None = None,
+    ) -> Call:
+        """Take a task: record, message and idempotency key, or nothing of it.
+
+        The `idempotency_key` is the owner's own. A `waiting_limit` of 0 is none. Neither the limit nor
+        `is_nearly_full` nor the `rate` refuses what was accepted before.
+        """
+        message = task.envelope
+        return _ACCEPT(
+            self.prefix, self.broker_prefix, task.task_id, message.queue, message.tag, message.text, message.due_ms,
+            keys.idempotency(self.prefix, task.owner, idempotency_key) if idempotency_key else "", fingerprint,
+            waiting_limit, int(is_nearly_full),
+            keys.rate(self.prefix, task.owner) if rate else "",
+            1000 / rate.per_second if rate else 0, rate.burst if rate else 0,
+            len(task.steps), *task.fields(),
+        )  # fmt: skip
+
+    def start(self, step: Step, run: tuple[int, int], worker: str, carried: object) -> Call:
+        """Ask whether a run of a step may begin. `carried` is the result of the step before."""
+        return _START(self.prefix, step.task_id, step.number, *run, worker, json.dumps(carried), self.keep_ms)
+
+    def finish(
+        self,
+        step: Step,
+        run: tuple[int, int],
+        state: str,
+        outcome: object,
+        *,
+        keep_ms: int | None = None,
+        notification: NewTask | None = None,
+    ) -> Call:
+        """Store how a step ended, with its result or its error; a `notification` of a FAILURE is published with it."""
+        told: tuple[Argument, ...] = ()
+        if notification is not None:
+            message = notification.envelope
+            told = (
+                self.broker_prefix, message.queue, message.tag, message.text, notification.task_id,
+                *notification.fields(),
+            )  # fmt: skip
+        return _FINISH(
+            self.prefix, step.task_id, step.number, *run, state, json.dumps(outcome), keep_ms or self.keep_ms, *told
+        )
+
+    def retry(self, step: Step, run: tuple[int, int], error: Mapping[str, Any], retry_at_ms: int) -> Call:
+        """Store that a step failed and is tried again."""
+        return _RETRY(self.prefix, step.task_id, step.number, *run, json.dumps(error), retry_at_ms)
+
+    def progress(self, step: Step, run: tuple[int, int], done: int, total: int) -> Call:
+        """Store how far a step is."""
+        return _PROGRESS(self.prefix, step.task_id, step.number, *run, done, total)
+
+    def cancel(self, task_id: str) -> Call:
+        """Cancel a task: at once where it waits, else with the step that runs."""
+        return _CANCEL(self.prefix, self.broker_prefix, task_id, self.keep_ms)
+
+    def redrive(self, queue: str, tag: str) -> Call:
+        """Bring a dead letter back, with its task."""
+        step = _step_of(tag)
+        return _REDRIVE(self.prefix, self.broker_prefix, queue, tag, step.task_id, step.number)
+
+    def discard(self, queue: str, tag: str) -> Call:
+        """Delete a dead letter; its task's record lives on as long as any other."""
+        return _DISCARD(self.prefix, self.broker_prefix, queue, tag, _step_of(tag).task_id, self.keep_ms)
+
+
+def _step_of(tag: str) -> Step:
+    """Return the step of a message: its tag is the step's id, the attempt and how often it was replaced."""
+    return keys.step_of(tag.rsplit(":", 2)[0])
