@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from beat.schedules import Cron, ScheduleError
 from beat.settings import BeatSettings
-from gateway import auth, dispatch
+from gateway import auth, idempotency
 from gateway.bodies import json_body
 from gateway.dead_letters import Name, position_of
 from gateway.operators import RedriveQueue, RedriveThese
@@ -126,7 +126,7 @@ def request(headers: dict[str, str], body: bytes) -> Request:
 @example("é")
 def test_idempotency_keys(key):
     with refused("idempotency.invalid"):
-        assert dispatch.idempotency_key(Headers({"idempotency-key": key})) == key
+        assert idempotency.key_of(Headers({"idempotency-key": key})) == key
 
 
 @given(ANY_TEXT)

@@ -9,7 +9,7 @@ import pickle
 import pytest
 from starlette.datastructures import Headers
 
-from gateway import dispatch
+from gateway import idempotency
 from gateway.problems import Problem
 from gateway.requests import EMAIL, ImageRequest
 from mail_worker.settings import MailWorkerSettings
@@ -63,10 +63,10 @@ def test_logs_are_json_without_addresses():
 
 def test_a_fingerprint_is_of_what_was_asked_for_not_of_how():
     def image(**fields: str) -> str:
-        return dispatch.fingerprint("POST", "/v1/images", ImageRequest.model_validate(fields), "hash")
+        return idempotency.fingerprint("POST", "/v1/images", ImageRequest.model_validate(fields), "hash")
 
     def mail(text: str) -> str:
-        return dispatch.fingerprint("POST", "/v1/emails", EMAIL.validate_json(text, strict=True))
+        return idempotency.fingerprint("POST", "/v1/emails", EMAIL.validate_json(text, strict=True))
 
     same = image(width="10", height="20")
     assert {
@@ -75,7 +75,7 @@ def test_a_fingerprint_is_of_what_was_asked_for_not_of_how():
         image(height="20", width="10", fit="contain"),
     } == {same}
     assert same != image(width="10", height="21")
-    assert same != dispatch.fingerprint("POST", "/v1/images", ImageRequest(width=10, height=20), "other")
+    assert same != idempotency.fingerprint("POST", "/v1/images", ImageRequest(width=10, height=20), "other")
     assert image(format="jpg") == image(format="jpeg")
     context = '{"to": "a@example.com", "template": "welcome", "context": %s}'
     one = mail(context % '{"name": "Ann", "more": {"x": 1, "y": [1, {"a": 1, "b": 2}]}}')
@@ -91,10 +91,10 @@ def test_a_fingerprint_is_of_what_was_asked_for_not_of_how():
 @pytest.mark.parametrize("bad", ["", "x" * 256, "ä", "a\tb"])
 def test_an_idempotency_key_is_printable_and_bounded(bad):
     with pytest.raises(Problem) as raised:
-        dispatch.idempotency_key(Headers({"idempotency-key": bad}))
+        idempotency.key_of(Headers({"idempotency-key": bad}))
     assert raised.value.code == "idempotency.invalid"
-    assert dispatch.idempotency_key(Headers()) is None
-    assert dispatch.idempotency_key(Headers({"idempotency-key": "k" * 255})) == "k" * 255
+    assert idempotency.key_of(Headers()) is None
+    assert idempotency.key_of(Headers({"idempotency-key": "k" * 255})) == "k" * 255
 
 
 def test_amazons_own_s3_needs_no_endpoint_and_no_keys():

@@ -1,4 +1,4 @@
-"""Wiring of the gateway: settings, keys, dispatcher, store, routes."""
+"""Wiring of the gateway: settings, keys, Redis, admission, dispatcher, store, routes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from fastapi.middleware.cors import CORSMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from gateway import openapi, operations, operators, problems, routes
+from gateway.admission import Admission
 from gateway.auth import Keys
 from gateway.dispatch import Dispatcher
 from gateway.edge import Edge
 from gateway.intake import Intake
 from gateway.operations import Metrics
+from gateway.redis_watch import RedisWatch
 from offload_core import logs, telemetry, trust
 from offload_core.blobs import BlobStore
+from offload_core.redis_client import connect_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import redis.asyncio
 
     from gateway.settings import GatewaySettings
 
@@ -35,6 +40,9 @@ class Parts:
 
     settings: GatewaySettings
     keys: Keys
+    redis: redis.asyncio.Redis
+    redis_watch: RedisWatch
+    admission: Admission
     dispatcher: Dispatcher
     store: BlobStore
     intake: Intake
@@ -49,10 +57,16 @@ def create(settings: GatewaySettings) -> FastAPI:
     trust.install(settings.ca_file)
     started = telemetry.start(SERVICE)
     metrics = Metrics()
+    client = connect_async(settings, timeout_seconds=settings.redis_timeout_seconds)
+    redis_watch = RedisWatch(client, settings)
+    admission = Admission(redis_watch, settings)
     parts = Parts(
         settings,
         Keys(settings),
-        Dispatcher(settings),
+        client,
+        redis_watch,
+        admission,
+        Dispatcher(client, redis_watch, admission, settings),
         BlobStore(settings),
         Intake(settings.upload_memory_bytes, settings.upload_wait_seconds),
         metrics,
@@ -60,11 +74,12 @@ def create(settings: GatewaySettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await parts.dispatcher.start()
+        await parts.redis_watch.start()
         watching = asyncio.create_task(parts.keys.watch())
         yield
         watching.cancel()
-        await parts.dispatcher.stop()
+        await parts.redis_watch.stop()
+        await parts.redis.aclose()
         if started is not None:
             started.shutdown()
 

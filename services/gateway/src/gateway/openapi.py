@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from gateway.dispatch import MAX_IDEMPOTENCY_KEY_LENGTH
+from gateway import idempotency
 from gateway.problems import MEDIA_TYPE
 from gateway.schemas import Problem
 
@@ -53,7 +53,7 @@ IDEMPOTENCY_KEY = {
     "schema": {
         "type": "string",
         "minLength": 1,
-        "maxLength": MAX_IDEMPOTENCY_KEY_LENGTH,
+        "maxLength": idempotency.MAX_LENGTH,
         "pattern": "^[\\x20-\\x7e]+$",
     },
     "description": "Repeating a request with the same key returns the same task, for at least a day. A different "

@@ -92,7 +92,7 @@ async def readyz(request: Request) -> Response:
     body: dict[str, Any] = {
         "status": "ready" if ready else "unavailable",
         "checks": checks,
-        "warnings": list(parts.dispatcher.health.warnings),
+        "warnings": list(parts.redis_watch.warnings),
         "development_mode": parts.settings.development_mode,
     }
     return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
@@ -117,7 +117,7 @@ async def startupz(request: Request) -> Response:
 async def _check(parts: Parts) -> dict[str, str]:
     checks: dict[str, str] = {}
     try:
-        await parts.dispatcher.client.ping()
+        await parts.redis.ping()
         checks["redis"] = "ok"
     except RedisError as error:
         checks["redis"] = redis_client.cause(error)
@@ -139,7 +139,7 @@ async def metrics(request: Request) -> Response:
     parts: Parts = request.app.state.parts
     shown = parts.metrics
     shown.upload_memory.set(parts.intake.used_bytes)
-    shown.memory_share.set(parts.dispatcher.health.memory_share)
+    shown.memory_share.set(parts.redis_watch.memory_share)
     shared = None
     failing = ""
     try:
@@ -159,7 +159,7 @@ async def metrics(request: Request) -> Response:
 
 async def _has_turn(parts: Parts) -> bool:
     """Return whether this gateway is the one that exports what is the same for all: so that a sum counts it once."""
-    client, key = parts.dispatcher.client, keys.exporter(parts.settings.key_prefix)
+    client, key = parts.redis, keys.exporter(parts.settings.key_prefix)
     me = f"{socket.gethostname()}:{parts.settings.port}"
     if await client.set(key, me, nx=True, ex=TURN_SECONDS):
         return True
@@ -170,6 +170,6 @@ async def _has_turn(parts: Parts) -> bool:
 
 
 async def _read_shared(parts: Parts) -> tuple[list[queues.QueueState], dict[bytes, bytes]]:
-    states = await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
-    found: Any = await parts.dispatcher.client.hgetall(keys.health(parts.settings.key_prefix))
+    states = await queues.read(parts.redis, parts.settings.broker_prefix)
+    found: Any = await parts.redis.hgetall(keys.health(parts.settings.key_prefix))
     return states, found

@@ -187,12 +187,12 @@ async def delete_dead_letter(request: Request, letter_id: str) -> Response:
 
 async def _queues(request: Request) -> list[queues.QueueState]:
     parts: Parts = request.app.state.parts
-    return await queues.read(parts.dispatcher.client, parts.settings.broker_prefix)
+    return await queues.read(parts.redis, parts.settings.broker_prefix)
 
 
 def _letters(request: Request) -> DeadLetters:
     parts: Parts = request.app.state.parts
-    return DeadLetters(parts.dispatcher.client, parts.settings)
+    return DeadLetters(parts.redis, parts.settings)
 
 
 async def _of_queue(request: Request, wanted: RedriveQueue) -> list[str]:

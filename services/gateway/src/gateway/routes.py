@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
-from gateway import dispatch, openapi, outputs, problems, schemas, views
+from gateway import dispatch, idempotency, openapi, outputs, problems, schemas, views
 from gateway.bodies import json_body
 from gateway.intake import CONNECTION_BYTES
 from gateway.problems import Problem
@@ -85,8 +85,8 @@ _IMAGE = {
 async def post_image(request: Request) -> Response:
     """Resize an image: the raw body, or the field `file` of a form. The options come as query or as fields."""
     parts, caller = _parts(request), _caller(request)
-    key = dispatch.idempotency_key(request.headers)
-    parts.dispatcher.check(caller, key)
+    key = idempotency.key_of(request.headers)
+    parts.admission.check(caller, key)
     upload = Upload(request, parts.settings.upload_limit_bytes)
     query, headers = _in_query(request), _in_headers(request)
     # What can be seen to be wrong already is refused before the body is read.
@@ -135,7 +135,7 @@ async def _accept_image(
             task_id=task_id,
             delay_seconds=options.delay_seconds,
             idempotency_key=key,
-            fingerprint=dispatch.fingerprint("POST", request.url.path, options, stored.sha256) if key else "",
+            fingerprint=idempotency.fingerprint("POST", request.url.path, options, stored.sha256) if key else "",
             user_id=options.user_id,
             notify=options.notify,
             upload=source,
@@ -213,7 +213,7 @@ async def delete_task(request: Request, task_id: str) -> Response:
     parts, caller = _parts(request), _caller(request)
     if isinstance(await _found(parts, caller, task_id), records.Ended):
         raise _finished()
-    outcome = (await TaskStore.of(parts.settings).cancel(task_id).run_async(parts.dispatcher.client)).decode()
+    outcome = (await TaskStore.of(parts.settings).cancel(task_id).run_async(parts.redis)).decode()
     if outcome == "record.missing":
         raise problems.not_found()
     if outcome == "finished":
@@ -276,8 +276,8 @@ async def _post(
     **fields: str | None,
 ) -> Response:
     parts = _parts(request)
-    key = dispatch.idempotency_key(request.headers)
-    parts.dispatcher.check(caller, key)
+    key = idempotency.key_of(request.headers)
+    parts.admission.check(caller, key)
     accepted = await parts.dispatcher.accept(
         caller,
         kind,
@@ -285,7 +285,7 @@ async def _post(
         task_id=dispatch.new_task_id(),
         delay_seconds=options.delay_seconds,
         idempotency_key=key,
-        fingerprint=dispatch.fingerprint("POST", request.url.path, options) if key else "",
+        fingerprint=idempotency.fingerprint("POST", request.url.path, options) if key else "",
         **fields,
     )
     return _answer(parts, accepted, kind)
@@ -351,7 +351,7 @@ async def _found(parts: Parts, caller: Caller, task_id: str) -> records.Record |
         Problem: 404 ``task.not_found`` for what is not there, or is another key's.
 
     """
-    client, prefix = parts.dispatcher.client, parts.settings.key_prefix
+    client, prefix = parts.redis, parts.settings.key_prefix
     found: records.Record | records.Ended | None = records.decode(
         task_id, await client.hgetall(keys.record(prefix, task_id))
     )
