@@ -165,7 +165,10 @@ def test_everything_is_of_one_version():
     chart = (ROOT / "charts" / "offload" / "Chart.yaml").read_text()
     release = re.search(r"^appVersion: (\S+)$", chart, re.MULTILINE)[1]
     assert f"\nversion: {release}\n" in chart
-    libraries = [folder for folder in (ROOT / "libs").iterdir() if folder.name != "celery-leases"]
+    libraries = [
+        file.parent for file in (ROOT / "libs").glob("*/pyproject.toml") if file.parent.name != "celery-leases"
+    ]
+    assert len(libraries) == 3
     for folder in [*(ROOT / "services" / service for service in SERVICES), *libraries, ROOT / "devstack"]:
         assert version(folder) == release, folder
     for service in SERVICES:
