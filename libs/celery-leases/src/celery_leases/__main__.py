@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     actions = letters.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="the newest dead letters, newest first")
     listing.add_argument("queue", nargs="*", help="only these queues (default: all)")
-    listing.add_argument("--most", type=int, default=100, help="at most so many (default: %(default)s)")
+    listing.add_argument("--most", type=int, default=100, help="maximum for all queues together (default: %(default)s)")
     for name, text in (
         ("show", "one dead letter, whole"),
         ("redrive", "put a dead letter back to its queue"),

@@ -176,17 +176,17 @@ class Admin:
             raise UnknownDeadLetterError(queue, tag)
 
     def _ask[Answer](self, question: Question[Answer]) -> Answer:
-        answers: list[Any] | None = None
-        while True:
-            try:
-                commands = question.send(answers) if answers is not None else next(question)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
-            with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    command(pipe)
-                answers = pipe.execute()
+        try:
+            commands = next(question)
+            while True:
+                with self._client.pipeline(transaction=False) as pipe:
+                    for command in commands:
+                        command(pipe)
+                    answers = pipe.execute()
+                commands = question.send(answers)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
 
 
 class AsyncAdmin:
@@ -230,17 +230,17 @@ class AsyncAdmin:
             raise UnknownDeadLetterError(queue, tag)
 
     async def _ask[Answer](self, question: Question[Answer]) -> Answer:
-        answers: list[Any] | None = None
-        while True:
-            try:
-                commands = question.send(answers) if answers is not None else next(question)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
-            async with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    command(pipe)
-                answers = await pipe.execute()
+        try:
+            commands = next(question)
+            while True:
+                async with self._client.pipeline(transaction=False) as pipe:
+                    for command in commands:
+                        command(pipe)
+                    answers = await pipe.execute()
+                commands = question.send(answers)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
 
 
 def decode(message: str) -> dict[str, Any]:

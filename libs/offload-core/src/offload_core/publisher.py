@@ -38,17 +38,15 @@ class Publisher:
         kind: str,
         owner: str,
         steps: Sequence[ChainStep],
-        *,
-        due: datetime | None = None,
-        **fields: Any,  # noqa: ANN401 -- those of `NewTask`
+        **details: Any,  # noqa: ANN401 -- those of `task`
     ) -> Iterator[NewTask]:
-        """Give a task that is put into Redis within this block, which is its producer's span."""
+        """Give a `task` that is put into Redis within this block, which is its producer's span."""
         first = steps[0]
         attributes = telemetry.publish_attributes(first.name, first.queue, task_id)
         with self._tracer.start_as_current_span(
             f"apply_async/{first.name}", kind=SpanKind.PRODUCER, attributes=attributes
         ):
-            yield self.task(task_id, kind, owner, steps, due=due, **fields)
+            yield self.task(task_id, kind, owner, steps, **details)
 
     def task(
         self,
