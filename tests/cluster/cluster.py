@@ -262,18 +262,27 @@ class Client:
         return until(look, f"task {task_id}", seconds=60)
 
     def wait_all(self, seconds: float) -> dict[str, dict[str, Any]]:
-        """Return all accepted tasks once each has ended."""
+        """Return all accepted tasks once each has ended, the oldest first.
+
+        Raises:
+            TimeoutError: with what the others do, when the oldest of those left did not end within `seconds`. So a slow
+                machine may take its time, and a task that stands still is found soon.
+
+        """
         ended: dict[str, dict[str, Any]] = {}
+        for task_id in self.accepted:
 
-        def all_ended() -> bool:
-            for task_id in self.accepted.keys() - ended.keys():
+            def end(task_id: str = task_id) -> dict[str, Any] | None:
                 task = self.task(task_id)
-                if task["state"] not in TERMINAL:
-                    return False
-                ended[task_id] = task
-            return True
+                return task if task["state"] in TERMINAL else None
 
-        until(all_ended, f"the end of {len(self.accepted)} tasks", seconds=seconds, pause_seconds=0.5)
+            try:
+                ended[task_id] = until(end, f"the end of task {task_id}", seconds=seconds, pause_seconds=0.5)
+            except TimeoutError as error:
+                left = [self.task(other) for other in self.accepted.keys() - ended.keys()]
+                states = dict(Counter(task["state"] for task in left))
+                message = f"{error}; {len(ended)} of {len(self.accepted)} ended before it, those left are {states}"
+                raise TimeoutError(message) from None
         return ended
 
 
