@@ -446,10 +446,10 @@ def _photo() -> bytes:
 
 def _large() -> bytes:
     buffer = io.BytesIO()
-    Image.radial_gradient("L").resize((4000, 3000)).convert("RGB").save(buffer, "PNG")
+    Image.radial_gradient("L").resize((3000, 2000)).convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
 
 
 PHOTO = _photo()
-# Twelve megapixels of PNG: some tenths of a second of work, in few bytes.
+# Six megapixels of PNG: some tenths of a second of work, in few bytes.
 LARGE_PHOTO = _large()

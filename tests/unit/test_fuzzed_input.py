@@ -16,13 +16,16 @@ from starlette.requests import Request
 
 from beat.schedules import Cron, ScheduleError
 from beat.settings import BeatSettings
-from gateway import auth, idempotency
-from gateway.bodies import json_body
-from gateway.dead_letters import Name, position_of
-from gateway.operators import RedriveQueue, RedriveThese
+from gateway import auth
+from gateway.dead_letters.schemas import RedriveQueue, RedriveThese
+from gateway.dead_letters.service import Name, position_of
+from gateway.emails.schemas import EMAIL, ReceiptEmail, TextEmail, WelcomeEmail
+from gateway.images.schemas import ImageRequest
+from gateway.intake import idempotency
+from gateway.intake.bodies import json_body
+from gateway.intake.uploads import Upload
 from gateway.problems import Problem
-from gateway.requests import EMAIL, ImageRequest, ReceiptEmail, ReportRequest, TextEmail, WelcomeEmail
-from gateway.uploads import Upload
+from gateway.reports.schemas import ReportRequest
 from mail_worker import compose
 from offload_contracts import ALL, ContractError, Template, address
 from offload_core import links
@@ -108,7 +111,7 @@ def receive(headers: dict[str, str], body: bytes) -> None:
 
 def request(headers: dict[str, str], body: bytes) -> Request:
     limits = SimpleNamespace(body_limit_bytes=300, body_idle_seconds=5, body_timeout_seconds=5)
-    app = SimpleNamespace(state=SimpleNamespace(parts=SimpleNamespace(settings=limits)))
+    app = SimpleNamespace(state=SimpleNamespace(dependencies=SimpleNamespace(settings=limits)))
     pieces = [body[start : start + 97] for start in range(0, len(body), 97)] or [b""]
     messages = [{"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]} for piece in pieces]
     messages[-1]["more_body"] = False

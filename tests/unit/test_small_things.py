@@ -9,9 +9,10 @@ import pickle
 import pytest
 from starlette.datastructures import Headers
 
-from gateway import idempotency
+from gateway.emails.schemas import EMAIL
+from gateway.images.schemas import ImageRequest
+from gateway.intake import idempotency
 from gateway.problems import Problem
-from gateway.requests import EMAIL, ImageRequest
 from mail_worker.settings import MailWorkerSettings
 from offload_core import keys, logs
 from offload_core.errors import PermanentError, TemporaryError

@@ -30,4 +30,8 @@ def check(address: str) -> str:
 
 # The same rule as one expression, for those who read the JSON schema.
 PATTERN = rf"^{_LOCAL.pattern}@{_LABEL}(\.{_LABEL})*$"
-Address = Annotated[str, AfterValidator(check), WithJsonSchema({"type": "string", "pattern": PATTERN})]
+Address = Annotated[
+    str,
+    AfterValidator(check),
+    WithJsonSchema({"type": "string", "minLength": len("a@b"), "maxLength": MAX_LENGTH, "pattern": PATTERN}),
+]

@@ -33,7 +33,7 @@ class NewTask:
     upload: str | None = None
     upload_sha256: str | None = None
     # How long its outputs are kept: as long something of the task is left that says whose they are.
-    retain_ms: str | None = None
+    retain_ms: int | None = None
 
     def fields(self) -> list[Argument]:
         """Return the record's fields as Redis takes them: name, value, name, value."""
@@ -43,7 +43,7 @@ class NewTask:
         ]
         fields: dict[str, str] = {"kind": self.kind, "owner": self.owner, "steps": json.dumps(steps)}
         optional = ("trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms")
-        fields |= {name: value for name in optional if (value := getattr(self, name))}
+        fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
         if self.envelope.due_ms:
             fields["due_at"] = str(self.envelope.due_ms)
         return [part for pair in fields.items() for part in pair]

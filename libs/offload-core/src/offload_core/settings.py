@@ -125,6 +125,11 @@ class LinkSettings(BaseSettings):
         default=604_800, description="How long outputs and the links to them live: 7 days."
     )
 
+    @property
+    def output_retention_ms(self) -> int:
+        """The same in milliseconds."""
+        return self.output_retention_seconds * 1000
+
 
 class WorkerSettings(BaseSettings):
     """How a Celery worker runs. Concurrency and pool have each service's own default."""

@@ -1,10 +1,9 @@
-"""Wiring of the gateway: settings, keys, Redis, admission, dispatcher, store, routes."""
+"""Wiring of the gateway: its dependencies, its features, what is around them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -12,43 +11,34 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-from gateway import openapi, operations, operators, problems, routes
+from gateway import openapi, problems
 from gateway.admission import Admission
 from gateway.auth import Keys
+from gateway.dead_letters import endpoints as dead_letters
+from gateway.dependencies import Dependencies
 from gateway.dispatch import Dispatcher
 from gateway.edge import Edge
-from gateway.intake import Intake
-from gateway.operations import Metrics
+from gateway.emails import endpoints as emails
+from gateway.health import endpoints as health
+from gateway.images import endpoints as images
+from gateway.intake.memory import UploadMemory
+from gateway.metrics import Metrics
+from gateway.queues import endpoints as queues
 from gateway.redis_watch import RedisWatch
+from gateway.reports import endpoints as reports
+from gateway.tasks import endpoints as tasks
 from offload_core import logs, telemetry, trust
 from offload_core.blobs import BlobStore
 from offload_core.redis_client import connect_async
+from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import redis.asyncio
-
     from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the routes work with."""
-
-    settings: GatewaySettings
-    keys: Keys
-    redis: redis.asyncio.Redis
-    redis_watch: RedisWatch
-    admission: Admission
-    dispatcher: Dispatcher
-    store: BlobStore
-    intake: Intake
-    metrics: Metrics
-    # Set once Redis and the blob store have both answered.
-    has_started: asyncio.Event = field(default_factory=asyncio.Event)
+FEATURES = (images, emails, reports, tasks, queues, dead_letters, health)
 
 
 def create(settings: GatewaySettings) -> FastAPI:
@@ -56,30 +46,31 @@ def create(settings: GatewaySettings) -> FastAPI:
     logs.configure(SERVICE, settings.log_level)
     trust.install(settings.ca_file)
     started = telemetry.start(SERVICE)
-    metrics = Metrics()
     client = connect_async(settings, timeout_seconds=settings.redis_timeout_seconds)
     redis_watch = RedisWatch(client, settings)
     admission = Admission(redis_watch, settings)
-    parts = Parts(
-        settings,
-        Keys(settings),
-        client,
-        redis_watch,
-        admission,
-        Dispatcher(client, redis_watch, admission, settings),
-        BlobStore(settings),
-        Intake(settings.upload_memory_bytes, settings.upload_wait_seconds),
-        metrics,
+    store = TaskStore.of(settings)
+    deps = Dependencies(
+        settings=settings,
+        keys=Keys(settings),
+        redis=client,
+        redis_watch=redis_watch,
+        admission=admission,
+        dispatcher=Dispatcher(client, redis_watch, admission, store, settings),
+        tasks=store,
+        blobs=BlobStore(settings),
+        upload_memory=UploadMemory(settings.upload_memory_bytes, settings.upload_wait_seconds),
+        metrics=Metrics(),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await parts.redis_watch.start()
-        watching = asyncio.create_task(parts.keys.watch())
+        await deps.redis_watch.start()
+        watching = asyncio.create_task(deps.keys.watch())
         yield
         watching.cancel()
-        await parts.redis_watch.stop()
-        await parts.redis.aclose()
+        await deps.redis_watch.stop()
+        await deps.redis.aclose()
         if started is not None:
             started.shutdown()
 
@@ -91,11 +82,10 @@ def create(settings: GatewaySettings) -> FastAPI:
         # A redirect would be made of the Host header, and lose TLS behind a proxy.
         redirect_slashes=False,
     )
-    app.state.parts = parts
-    app.include_router(routes.router)
-    app.include_router(operators.router)
-    app.include_router(operations.router)
-    problems.install(app, metrics.problems)
+    app.state.dependencies = deps
+    for feature in FEATURES:
+        app.include_router(feature.router)
+    problems.install(app, deps.metrics.problems)
     openapi.describe(app)
     app.add_middleware(Edge)
     if settings.cors_origins:

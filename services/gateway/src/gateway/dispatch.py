@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import OutOfMemoryError
 
-from gateway.batches import Batches
+from gateway.pipeline import Pipeline
 from gateway.problems import RETRY_AFTER_SECONDS, Problem
 from offload_core.publisher import Publisher
 from offload_core.redis_client import AWAY
-from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
     from offload_core.messages import ChainStep
-    from offload_core.task_store import Call
+    from offload_core.task_store import Call, TaskStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +42,20 @@ class Dispatcher:
     """Puts tasks into Redis."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, watch: RedisWatch, admission: Admission, settings: GatewaySettings
+        self,
+        client: redis.asyncio.Redis,
+        watch: RedisWatch,
+        admission: Admission,
+        tasks: TaskStore,
+        settings: GatewaySettings,
     ) -> None:
-        """Take the client, what is known of Redis, and the limits."""
-        self._batches = Batches(client)
+        """Take the client, what is known of Redis, the limits, and the store of tasks."""
+        self._pipeline = Pipeline(client)
         self._redis = watch
         self._admission = admission
         self._settings = settings
         self._publisher = Publisher(f"{os.getpid()}@{socket.gethostname()}")
-        self._store = TaskStore.of(settings)
+        self._tasks = tasks
 
     async def accept(
         self,
@@ -63,7 +67,7 @@ class Dispatcher:
         delay_seconds: float = 0,
         idempotency_key: str | None = None,
         fingerprint: str = "",
-        **fields: str | None,
+        **fields: str | int | None,
     ) -> Accepted:
         """Accept a task, or nothing of it. `fields` are the record's (user_id, notify, upload, upload_sha256).
 
@@ -74,7 +78,7 @@ class Dispatcher:
         first = steps[0]
         due = self._redis.now() + timedelta(seconds=delay_seconds) if delay_seconds else None
         with self._publisher.publishing(task_id, kind, caller.name, steps, due=due, **fields) as task:
-            call = self._store.accept(
+            call = self._tasks.accept(
                 task,
                 idempotency_key=idempotency_key or "",
                 fingerprint=fingerprint,
@@ -105,14 +109,14 @@ class Dispatcher:
     async def _run(self, call: Call) -> tuple[str, str]:
         """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
         try:
-            result = await self._batches.run(call)
+            result = await self._pipeline.run(call)
         except OutOfMemoryError:
             # Filled up within the second since it was looked at: the script has written nothing.
             self._redis.memory_share = 1.0
             return "memory", ""
         except AWAY:
             try:
-                result = await self._batches.run(call)
+                result = await self._pipeline.run(call)
             except AWAY as error:
                 self._redis.is_up = False
                 raise Problem(

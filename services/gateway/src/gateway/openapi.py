@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
-from gateway import idempotency
+from gateway.intake import idempotency
 from gateway.problems import MEDIA_TYPE
-from gateway.schemas import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from fastapi import FastAPI
 
 SCHEMAS = "#/components/schemas/"
@@ -46,6 +43,8 @@ _RETRIED = {429, 503}
 _ALWAYS = (400, 503)
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
 
+# The bytes of a file.
+FILE = {"type": "string", "format": "binary", "minLength": 1}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -59,14 +58,32 @@ IDEMPOTENCY_KEY = {
     "description": "Repeating a request with the same key returns the same task, for at least a day. A different "
     "request gets 422.",
 }
-# Headers that an accepted task's answer has.
-ACCEPTED_HEADERS = {
+_ACCEPTED_HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "Where the task's state is."},
     "Idempotent-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
         "description": "The task was accepted before, by a request with this Idempotency-Key.",
     },
 }
+
+
+class FieldError(BaseModel):
+    """What is wrong about one field of a request."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(description="Stable; `docs/reference/problems.md` explains each.")
+    detail: str
+    errors: list[FieldError] | None = Field(default=None, description="The wrong fields, 20 at most.")
+    limit_bytes: int | None = None
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -80,6 +97,13 @@ def _problem(status: int) -> dict[str, Any]:
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMAS}{Problem.__name__}"}}},
     }
     return found | ({"headers": _RETRY_AFTER} if status in _RETRIED else {})
+
+
+# What a post of a task may be answered, beside the model of its 202.
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"headers": _ACCEPTED_HEADERS},
+    **problems(401, 408, 413, 415, 422, 429),
+}
 
 
 def json_request(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
@@ -146,8 +170,3 @@ def describe(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
-
-
-def responses(model: type[BaseModel], *statuses: int, errors: Iterable[int] = ()) -> dict[int | str, dict[str, Any]]:
-    """Return a route's responses: this model with these statuses, and these errors."""
-    return {status: {"model": model} for status in statuses or (200,)} | problems(*errors)

@@ -137,9 +137,14 @@ def _in_words(error: Any) -> str:  # noqa: ANN401 -- pydantic's details of an er
     return str(error["msg"]).removeprefix("Value error, ")
 
 
-def not_found() -> Problem:
-    """Return the problem of a task that is not there, or not this key's."""
-    return Problem(HTTPStatus.NOT_FOUND, "task.not_found", "there is no such task")
+def blobs_unavailable() -> Problem:
+    """Return the problem of a blob store that does not answer, or takes nothing."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "blob.unavailable",
+        "the blob store cannot be reached or is full",
+        retry_after=10,
+    )
 
 
 def redis_unavailable() -> Problem:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery_leases.admin import AsyncAdmin, Position, UnknownDeadLetterError
 from offload_contracts import Queue
-from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from celery_leases.admin import DeadLetter
-    from gateway.settings import GatewaySettings
+    from offload_core.task_store import TaskStore
 
 # One answer of the list, and one bulk redrive, at most.
-MOST = 1_000
+LIMIT = 1_000
 
 
 class Name(NamedTuple):
@@ -58,11 +57,11 @@ def position_of(cursor: str) -> Position | None:
 class DeadLetters:
     """The dead letters of all queues."""
 
-    def __init__(self, client: redis.asyncio.Redis, settings: GatewaySettings) -> None:
-        """Take the client and what the keys are made of."""
+    def __init__(self, client: redis.asyncio.Redis, broker_prefix: str, tasks: TaskStore) -> None:
+        """Take the client, what the broker's keys begin with, and the store of the tasks that the letters are of."""
         self._client = client
-        self._store = TaskStore.of(settings)
-        self._admin = AsyncAdmin(client, settings.broker_prefix)
+        self._tasks = tasks
+        self._admin = AsyncAdmin(client, broker_prefix)
 
     async def newest(self, queues: Iterable[str], limit: int, after: Position | None = None) -> list[DeadLetter]:
         """Return dead letters, the newest first; from `after` on where that is given.
@@ -73,6 +72,18 @@ class DeadLetters:
         """
         return await self._admin.dead_letters(queues, limit, after)
 
+    async def ids_of_newest(self, queue: str, limit: int, reason: str | None) -> list[str]:
+        """Return the ids of the newest of a queue; only of those that died of `reason`, where it is given."""
+        found: list[str] = []
+        after = None
+        while len(found) < limit:
+            letters = await self.newest([queue], LIMIT, after)
+            found += [str(name_of(one)) for one in letters if reason in {None, one.reason}]
+            if len(letters) < LIMIT:
+                break
+            after = letters[-1].position
+        return found[:limit]
+
     async def one(self, name: Name) -> DeadLetter | None:
         """Return one dead letter, or None."""
         try:
@@ -82,12 +93,12 @@ class DeadLetters:
 
     async def redrive(self, name: Name) -> str:
         """Bring one back; returns ``redriven``, or the code of why it was not."""
-        outcome: str = (await self._store.redrive(*name).run_async(self._client)).decode()
+        outcome: str = (await self._tasks.redrive(*name).run_async(self._client)).decode()
         return outcome
 
     async def discard(self, name: Name) -> str:
         """Delete one; returns ``deleted``, or the code of why it was not."""
-        outcome: str = (await self._store.discard(*name).run_async(self._client)).decode()
+        outcome: str = (await self._tasks.discard(*name).run_async(self._client)).decode()
         return outcome
 
 

@@ -20,7 +20,7 @@ MAX_WAITING = 200
 RETRY_AFTER_SECONDS = 5
 
 
-class Intake:
+class UploadMemory:
     """The memory that all uploads of this process share, given out in the order of their coming."""
 
     def __init__(self, memory_bytes: int, wait_seconds: float) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser, parse_options_header
 
-from gateway.bodies import received, refuse_encoding
+from gateway.intake.bodies import received, refuse_encoding
 from gateway.problems import Problem, invalid_fields
 from offload_contracts import ImageFormat
 from offload_contracts.signatures import HEAD_BYTES, image_format

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from offload_core.task_store import Call
 
 # So many scripts take Redis less than 10 ms; nobody waits longer for the others of a batch.
-MOST = 200
+LIMIT = 200
 
 
-class Batches:
+class Pipeline:
     """Runs scripts on one client, in batches."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
@@ -50,7 +50,7 @@ class Batches:
 
     async def _send(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            batch, self._waiting = self._waiting[:LIMIT], self._waiting[LIMIT:]
             try:
                 async with self._client.pipeline(transaction=False) as pipe:
                     for call, _ in batch:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 
-from gateway import problems
+from gateway import dependencies, problems
 from gateway.problems import Problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import Request
-
-    from gateway.app import Parts
 
 
 async def received(request: Request) -> AsyncIterator[bytes]:
@@ -29,8 +27,7 @@ async def received(request: Request) -> AsyncIterator[bytes]:
             ``request.malformed`` when the client leaves.
 
     """
-    parts: Parts = request.app.state.parts
-    settings = parts.settings
+    settings = dependencies.of(request).settings
     loop = asyncio.get_running_loop()
     end = loop.time() + settings.body_timeout_seconds
     pieces = request.stream()
@@ -71,8 +68,7 @@ async def json_body[M](request: Request, model: TypeAdapter[M]) -> M:
     refuse_encoding(request)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "request.media_type", "send application/json")
-    parts: Parts = request.app.state.parts
-    limit = parts.settings.body_limit_bytes
+    limit = dependencies.of(request).settings.body_limit_bytes
     body = bytearray()
     async for chunk in received(request):
         body += chunk

@@ -1,18 +1,14 @@
-"""Tasks and dead letters as the API shows them."""
+"""Tasks as the API shows them."""
 
 from __future__ import annotations
 
-import base64
-import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from gateway.dead_letters import name_of
-from offload_core import keys, telemetry
+from gateway.timestamps import rfc3339
+from offload_core.records import Ended
 
 if TYPE_CHECKING:
-    from celery_leases.admin import DeadLetter
-    from offload_core.records import Ended, Record, StepRecord
+    from offload_core.records import Record, StepRecord
 
 
 def status_url(task_id: str) -> str:
@@ -20,19 +16,23 @@ def status_url(task_id: str) -> str:
     return f"/v1/tasks/{task_id}"
 
 
-def task(record: Record, *, operator: bool) -> dict[str, Any]:
-    """Return the task; tracebacks only for operators."""
+def task(found: Record | Ended, *, operator: bool) -> dict[str, Any]:
+    """Return a task, or what is left of it; tracebacks only for operators."""
+    return _ended(found) if isinstance(found, Ended) else _full(found, operator=operator)
+
+
+def _full(record: Record, *, operator: bool) -> dict[str, Any]:
     failed = next((step for step in record.steps if step.state == "FAILURE"), None)
     last = record.steps[-1]
     return {
         "task_id": record.task_id,
         "kind": record.kind,
         "state": record.state,
-        "message": sentence(record),
+        "message": summary(record),
         "expired": False,
-        "created_at": _time(record.created_at),
-        "due_at": _time(record.due_at),
-        "finished_at": _time(record.finished_at),
+        "created_at": rfc3339(record.created_at),
+        "due_at": rfc3339(record.due_at),
+        "finished_at": rfc3339(record.finished_at),
         "cancel_requested": record.cancel_requested,
         "user_id": record.user_id,
         "trace_id": record.trace_id,
@@ -42,12 +42,12 @@ def task(record: Record, *, operator: bool) -> dict[str, Any]:
         "error": _error(failed, operator=operator) if failed else None,
         "redrives": [
             {
-                "at": _time(redrive["at"]),
+                "at": rfc3339(redrive["at"]),
                 "step": redrive["step"],
                 "reason": redrive["reason"],
                 "deliveries": redrive["deliveries"],
                 "last_worker": redrive["worker"],
-                "died_at": _time(redrive["died_at"]),
+                "died_at": rfc3339(redrive["died_at"]),
             }
             for redrive in record.redrives
         ],
@@ -67,8 +67,8 @@ def task(record: Record, *, operator: bool) -> dict[str, Any]:
     }
 
 
-def ended_task(ended: Ended) -> dict[str, Any]:
-    """Return what is known of a task whose record has expired."""
+def _ended(ended: Ended) -> dict[str, Any]:
+    # Its record has expired.
     outcome = {"SUCCESS": "Done.", "FAILURE": "Failed.", "REVOKED": "Cancelled."}[ended.state]
     return {
         "task_id": ended.task_id,
@@ -76,9 +76,9 @@ def ended_task(ended: Ended) -> dict[str, Any]:
         "state": ended.state,
         "message": f"{outcome} The details have expired.",
         "expired": True,
-        "created_at": _time(ended.created_at),
+        "created_at": rfc3339(ended.created_at),
         "due_at": None,
-        "finished_at": _time(ended.finished_at),
+        "finished_at": rfc3339(ended.finished_at),
         "cancel_requested": False,
         "user_id": None,
         "trace_id": ended.trace_id,
@@ -91,7 +91,7 @@ def ended_task(ended: Ended) -> dict[str, Any]:
     }
 
 
-def sentence(record: Record) -> str:  # noqa: PLR0911 -- one return for each thing that can be said
+def summary(record: Record) -> str:  # noqa: PLR0911 -- one return for each thing that can be said
     """Return the state in one sentence for people."""
     count = len(record.steps)
     current = next((step for step in record.steps if step.state != "SUCCESS"), record.steps[-1])
@@ -114,49 +114,8 @@ def sentence(record: Record) -> str:  # noqa: PLR0911 -- one return for each thi
         reason = (current.error or {}).get("message", "unknown")
         return f"Waiting to try {where} again: {reason}."
     if record.due_at and current.number == 1:
-        return f"Delayed until {_time(record.due_at)}."
+        return f"Delayed until {rfc3339(record.due_at)}."
     return f"Waiting for {where}."
-
-
-def dead_letter(letter: DeadLetter, *, whole: bool = False) -> dict[str, Any]:
-    """Return a dead letter; its message only when it is asked for `whole`."""
-    headers = letter.message.get("headers") or {}
-    step = keys.step_of(letter.task_id) if letter.task_id else None
-    shown = {
-        "id": str(name_of(letter)),
-        "queue": letter.queue,
-        "task_id": step.task_id if step else None,
-        "step": step.number if step else None,
-        "task": headers.get("task"),
-        "reason": letter.reason,
-        "deliveries": letter.deliveries,
-        "last_worker": letter.owner,
-        "died_at": _time(letter.died_at_ms),
-        "reported": letter.reported,
-        "trace_id": telemetry.trace_id_of(headers) or None,
-        "earlier": [
-            {
-                "reason": death.reason,
-                "deliveries": death.deliveries,
-                "last_worker": death.owner,
-                "died_at": _time(death.died_at_ms),
-                "redriven_at": _time(death.redriven_at_ms),
-            }
-            for death in letter.earlier
-        ],
-    }
-    if whole:
-        shown["message"] = {"headers": headers, "body": _body(letter.message)}
-    return shown
-
-
-def _body(message: dict[str, Any]) -> Any:  # noqa: ANN401 -- whatever was sent
-    """Return a message's body decoded, where it is what Celery writes; else as it came."""
-    body = message.get("body", "")
-    try:
-        return json.loads(base64.b64decode(body, validate=True))
-    except (ValueError, TypeError):
-        return message.get("raw", body)
 
 
 def _step(step: StepRecord, *, operator: bool) -> dict[str, Any]:
@@ -166,9 +125,9 @@ def _step(step: StepRecord, *, operator: bool) -> dict[str, Any]:
         "state": step.state,
         "attempts": step.attempt + 1 if step.started_at else 0,
         "deliveries": step.delivery,
-        "started_at": _time(step.started_at),
-        "ended_at": _time(step.ended_at),
-        "retry_at": _time(step.retry_at) if step.state == "RETRY" else None,
+        "started_at": rfc3339(step.started_at),
+        "ended_at": rfc3339(step.ended_at),
+        "retry_at": rfc3339(step.retry_at) if step.state == "RETRY" else None,
         "worker": step.worker,
         "progress": step.progress,
         "error": _error(step, operator=operator),
@@ -185,9 +144,3 @@ def _error(step: StepRecord, *, operator: bool) -> dict[str, Any] | None:
     if operator and "traceback" in step.error:
         shown["traceback"] = step.error["traceback"]
     return shown
-
-
-def _time(milliseconds: int | None) -> str | None:
-    if milliseconds is None:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

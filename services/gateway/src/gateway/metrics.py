@@ -1,0 +1,63 @@
+"""The gateway's metrics, in Prometheus's terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+if TYPE_CHECKING:
+    from gateway.queues.service import QueueState
+
+
+class Metrics:
+    """What /metrics shows."""
+
+    def __init__(self) -> None:
+        """Name the metrics."""
+        self.registry = CollectorRegistry()
+        self.accepted = Counter("offload_tasks_accepted_total", "Tasks accepted", ["kind"], registry=self.registry)
+        self.problems = Counter("offload_problems_total", "Requests refused, by code", ["code"], registry=self.registry)
+        self.leftover_uploads = Counter(
+            "offload_leftover_uploads_total", "Uploads left for the clean-up to delete", registry=self.registry
+        )
+        self.dead_letters = Counter(
+            "offload_dead_letters_total",
+            "Dead letters by what operators did",
+            ["queue", "outcome"],
+            registry=self.registry,
+        )
+        self.messages = Gauge(
+            "offload_queue_messages", "Messages by queue and place", ["queue", "place"], registry=self.registry
+        )
+        self.oldest_age = Gauge(
+            "offload_queue_oldest_age_seconds",
+            "How long the next message of a queue has waited",
+            ["queue"],
+            registry=self.registry,
+        )
+        self.dependency_up = Gauge(
+            "offload_dependency_up", "1 when it answered the last health check", ["dependency"], registry=self.registry
+        )
+        self.redis_failing = Gauge(
+            "offload_redis_failing",
+            "1 for the reason why Redis did not serve this gateway at this scrape",
+            ["cause"],
+            registry=self.registry,
+        )
+        self.upload_memory = Gauge(
+            "offload_upload_memory_bytes", "Memory given out to uploads being received", registry=self.registry
+        )
+        self.memory_share = Gauge(
+            "offload_redis_memory_share", "Redis's memory in use, of its limit", registry=self.registry
+        )
+
+    def show(self, states: list[QueueState], found: dict[bytes, bytes]) -> None:
+        """Take over how the queues are, and what the last health check found."""
+        for state in states:
+            for place in ("waiting", "running", "delayed", "dead"):
+                self.messages.labels(state.name, place).set(getattr(state, place))
+            self.oldest_age.labels(state.name).set(state.oldest_age_seconds)
+        for name, value in found.items():
+            if name != b"checked_at":
+                self.dependency_up.labels(name.decode()).set(value.replace(b".", b"").isdigit())

@@ -1,0 +1,40 @@
+"""Posting a report: read and check the request, accept a task of one step, answer 202."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request, Response
+
+from gateway import dependencies, openapi
+from gateway.intake.bodies import json_body
+from gateway.reports import schemas
+from gateway.tasks import service
+from gateway.tasks.schemas import Accepted
+from offload_contracts import RENDER_REPORT, RenderReport
+from offload_core.messages import ChainStep
+
+router = APIRouter(prefix="/v1/reports", tags=["tasks"])
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=Accepted,
+    responses=openapi.ACCEPTED,
+    openapi_extra=openapi.json_request(schemas.ReportRequest) | {"parameters": [openapi.IDEMPOTENCY_KEY]},
+)
+async def post_report(request: Request) -> Response:
+    """Render a PDF report with a chart and a table."""
+    caller = dependencies.caller(request)
+    options = await json_body(request, schemas.REPORT)
+    return await service.accept_json(
+        request,
+        caller,
+        "report",
+        ChainStep.of(RENDER_REPORT, RenderReport(rows=options.rows, title=options.title)),
+        options,
+        user_id=options.user_id,
+        notify=options.notify,
+        retain_ms=dependencies.of(request).settings.output_retention_ms,
+    )

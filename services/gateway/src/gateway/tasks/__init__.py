@@ -1,0 +1,1 @@
+"""Tasks: accepting, showing and cancelling them, and the files they made."""

@@ -1,0 +1,104 @@
+"""What is done with tasks for a caller: accept one, find one, cancel one."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from fastapi.responses import JSONResponse
+
+from gateway import dependencies
+from gateway.dispatch import new_task_id
+from gateway.intake import idempotency
+from gateway.problems import Problem
+from gateway.tasks import views
+from offload_core import keys, records
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from gateway.auth import Caller
+    from gateway.dependencies import Dependencies
+    from gateway.dispatch import Accepted
+    from gateway.intake.fields import TaskRequest
+    from offload_core.messages import ChainStep
+
+
+async def accept_json(
+    request: Request, caller: Caller, kind: str, step: ChainStep, options: TaskRequest, **fields: str | int | None
+) -> JSONResponse:
+    """Accept the task of one step that a JSON body asked for, and answer 202. `fields` are the record's.
+
+    Raises:
+        Problem: what `Admission.check` and `Dispatcher.accept` refuse.
+
+    """
+    deps = dependencies.of(request)
+    key = idempotency.key_of(request.headers)
+    deps.admission.check(caller, key)
+    accepted = await deps.dispatcher.accept(
+        caller,
+        kind,
+        [step],
+        task_id=new_task_id(),
+        delay_seconds=options.delay_seconds,
+        idempotency_key=key,
+        fingerprint=idempotency.fingerprint("POST", request.url.path, options) if key else "",
+        **fields,
+    )
+    return answer(deps, accepted, kind)
+
+
+def answer(deps: Dependencies, accepted: Accepted, kind: str) -> JSONResponse:
+    """Return the 202 of a task that was accepted, now or before."""
+    url = views.status_url(accepted.task_id)
+    headers = {"Location": url}
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    else:
+        deps.metrics.accepted.labels(kind).inc()
+    return JSONResponse({"task_id": accepted.task_id, "status_url": url}, HTTPStatus.ACCEPTED, headers)
+
+
+async def find(deps: Dependencies, caller: Caller, task_id: str) -> records.Record | records.Ended:
+    """Return a task of this caller's, or what is left of it.
+
+    Raises:
+        Problem: 404 ``task.not_found`` for what is not there, or is another key's.
+
+    """
+    client, prefix = deps.redis, deps.settings.key_prefix
+    found: records.Record | records.Ended | None = records.decode(
+        task_id, await client.hgetall(keys.record(prefix, task_id))
+    )
+    if found is None:
+        found = records.decode_ended(task_id, await client.hgetall(keys.ended(prefix, task_id)))
+    if found is None or (found.owner != caller.name and not caller.is_operator):
+        raise _not_found()
+    return found
+
+
+async def cancel(deps: Dependencies, caller: Caller, task_id: str) -> bool:
+    """Cancel a task; returns whether it has ended with that, and False where it ends with the step that runs.
+
+    Raises:
+        Problem: 404 ``task.not_found``, 409 ``task.finished``.
+
+    """
+    if isinstance(await find(deps, caller, task_id), records.Ended):
+        raise _finished()
+    outcome = (await deps.tasks.cancel(task_id).run_async(deps.redis)).decode()
+    if outcome == "record.missing":
+        raise _not_found()
+    if outcome == "finished":
+        raise _finished()
+    has_ended: bool = outcome == "revoked"
+    return has_ended
+
+
+def _not_found() -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "task.not_found", "there is no such task")
+
+
+def _finished() -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "task.finished", "the task has ended already")
