@@ -50,7 +50,7 @@ def offload() -> Celery:
     from offload_worker.steps import Policy, register
 
     app = create_app("bench", Settings(redis_url=URL))
-    register(app, RENDER_REPORT, lambda _message, _run: Outputs(), Policy(0, 0))
+    register(app, RENDER_REPORT, lambda _message, _run: Outputs(), Policy(()), None)
     return app
 
 

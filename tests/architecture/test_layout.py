@@ -48,18 +48,19 @@ def test_no_task_is_named_outside_of_the_contracts(path):
 
 
 def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_path):
-    import image_worker.app
-    import mail_worker.app
+    import image_worker.tasks
+    import mail_worker.tasks
     from image_worker.settings import ImageWorkerSettings
     from mail_worker.settings import MailWorkerSettings
 
     monkeypatch.setattr("offload_core.logs.configure", lambda *_: None)
     common = {"redis_url": "redis://localhost/0", "blob_url": f"file://{tmp_path}"}
     mail = common | {"link_secret": "s" * 32, "smtp_host": "localhost", "mail_from": "a@example.com"}
-    fleets = {
-        image_worker.app.QUEUES: image_worker.app.create(ImageWorkerSettings(**common)),
-        mail_worker.app.QUEUES: mail_worker.app.create(MailWorkerSettings(**mail)),
+    workers = {
+        image_worker.tasks.worker: ImageWorkerSettings(**common),
+        mail_worker.tasks.worker: MailWorkerSettings(**mail),
     }
+    fleets = {worker.queues: worker.create(settings) for worker, settings in workers.items()}
     assert sorted(queue for queues in fleets for queue in queues) == sorted(Queue)
     for queues, app in fleets.items():
         ours = {name for name in app.tasks if not name.startswith("celery.")}

@@ -16,6 +16,7 @@ from gateway.problems import Problem
 from mail_worker.settings import MailWorkerSettings
 from offload_core import keys, logs
 from offload_core.errors import PermanentError, TemporaryError
+from offload_core.settings import WorkerSettings
 from offload_worker.backend import describe
 from offload_worker.steps import Policy, with_jitter
 
@@ -44,7 +45,7 @@ def test_an_unforeseen_error_tells_nothing_but_to_operators():
 
 
 def test_pauses_double_with_a_little_jitter():
-    assert Policy.doubling(3, 60).pauses_seconds == (60, 120, 240)
+    assert Policy.of(WorkerSettings()).pauses_seconds == (60, 120, 240)
     assert all(60 <= with_jitter(60) <= 66 for _ in range(100))
 
 

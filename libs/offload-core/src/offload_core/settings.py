@@ -170,8 +170,8 @@ class WorkerSettings(BaseSettings):
             raise SettingsError("OFFLOAD_SOFT_TIME_LIMIT_SECONDS must be less than OFFLOAD_HARD_TIME_LIMIT_SECONDS")
 
 
-class FleetSettings(BaseSettings):
-    """What a fleet of workers consumes, and how it stops."""
+class FleetSettings(Settings, WorkerSettings):
+    """What every worker service reads: beside the above, what its fleet consumes, and how it stops."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 

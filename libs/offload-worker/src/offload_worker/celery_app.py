@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import kombu
 from celery import Celery, signals
@@ -15,12 +14,12 @@ from offload_contracts import ALL, Queue
 from offload_core import redis_client, trust
 from offload_core.messages import HIDDEN
 from offload_core.settings import SettingsError
-from offload_worker import drain, liveness
+from offload_worker import liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from offload_core.settings import FleetSettings, Settings, WorkerSettings
+    from offload_core.settings import Settings, WorkerSettings
 
 # Kept as they are, or the promises do not hold: see docs/explanation/reliability.md.
 REQUIRED = {name: value for name, value in LEASE_SETTINGS.items() if name != "task_publish_retry_policy"} | {
@@ -80,7 +79,7 @@ def create_app(
     *,
     worker: WorkerSettings | None = None,
 ) -> OffloadApp:
-    """Return a service's application. It can publish to every queue; what it consumes is said by `run_worker`."""
+    """Return a service's application. It can publish to every queue; what it consumes, a `Worker` says."""
     trust.install(settings.ca_file)
     app = OffloadApp(service, amqp="offload_worker.celery_app:AMQP")
     app.settings = settings
@@ -144,45 +143,3 @@ def _refuse_overrides(conf: Any, required: Mapping[str, object] = REQUIRED, **_:
         if conf[name] != value:
             message = f"{name} must be {value!r} for Offload's promises to hold, not {conf[name]!r}"
             raise SettingsError(message)
-
-
-def run_worker(
-    app: OffloadApp,
-    fleet: FleetSettings,
-    queues: Sequence[Queue],
-    pool: str,
-    concurrency: int,
-    arguments: Sequence[str],
-) -> NoReturn:
-    """Run the application's worker until it is told to stop, and exit. `arguments` go to ``celery worker`` after ours.
-
-    `queues` are all that the service can serve, of which the fleet's settings may name some. Gossip, mingle and
-    heartbeats are off: their chatter grows with the square of the pods, and nothing here needs it.
-
-    Raises:
-        SettingsError: when the fleet's settings name a queue of another service.
-
-    """
-    # Beat needs neither. And not `celery.bin.celery`: it has all of Celery's commands, and for one of them it imports a
-    # shell, which is a third of a worker's start.
-    from celery.bin.base import CLIContext
-    from celery.bin.worker import worker
-
-    foreign = set(fleet.queues) - set(queues)
-    if foreign:
-        message = f"OFFLOAD_QUEUES: {app.main} serves {', '.join(queues)}, not {', '.join(sorted(foreign))}"
-        raise SettingsError(message)
-    drain.install(fleet.drain_seconds)
-    # Not `app.worker_main`: it drops the exit code, and a worker that has failed would end as one that was told to.
-    sys.exit(
-        worker.main(
-            args=[
-                "--pool", pool, "--concurrency", str(concurrency),
-                "--queues", ",".join(fleet.queues or queues), "--loglevel", app.settings.log_level,
-                "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments,
-            ],
-            prog_name=app.main,
-            standalone_mode=False,
-            obj=CLIContext(app, no_color=False, workdir=None),
-        )
-    )  # fmt: skip

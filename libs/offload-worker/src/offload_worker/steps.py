@@ -1,8 +1,8 @@
 """How a contract becomes a Celery task: the gate before it, the pure function in it, the policy around it.
 
-A step is registered with `register`; its function takes the decoded message and a `Run`, and returns the contract's
-result. Everything else that every step needs is here, once: the gate, decoding, retries with a growing pause, a total
-deadline where the pool has no time limits.
+A step's function takes the decoded message and a `Run`, and returns the contract's result. Everything else that every
+step needs is here, once: the gate, decoding, retries with a growing pause, a total deadline where the pool has no time
+limits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from offload_core.settings import WorkerSettings
     from offload_worker.backend import RecordBackend
 
 
@@ -42,15 +43,18 @@ class Policy:
     deadline_seconds: float | None = None
 
     @classmethod
-    def doubling(cls, max_retries: int, first_seconds: float, deadline_seconds: float | None = None) -> Policy:
-        """Return the policy of so many retries, each pause twice the one before."""
-        return cls(tuple(first_seconds * 2.0**number for number in range(max_retries)), deadline_seconds)
+    def of(cls, settings: WorkerSettings, deadline_seconds: float | None = None) -> Policy:
+        """Return the policy of the settings: so many retries, each pause twice the one before."""
+        first = settings.retry_backoff_seconds
+        return cls(tuple(first * 2.0**number for number in range(settings.max_retries)), deadline_seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run[C]:
     """One run of one step: which one it is, what the steps before have made, and how to tell of progress."""
 
+    # What the worker's functions work with.
+    resources: C
     task_id: str
     step: int
     celery_id: str
@@ -85,15 +89,15 @@ class GatedTask(Task):
         logs.task_id.set("")
 
 
-def register[M: Message, R: Result](
-    app: Celery, contract: TaskContract[M, R], function: Callable[[M, Run], R], policy: Policy
+def register[M: Message, R: Result, C](
+    app: Celery, contract: TaskContract[M, R], function: Callable[[M, Run[C]], R], policy: Policy, resources: C
 ) -> Task:
     """Make a contract's task of a function."""
 
     def run(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- Celery's bound task
         *carried, data = args
         message = contract.decode(data)
-        this = _run(task, Outputs.model_validate(carried[0]) if carried else Outputs())
+        this = _run(task, resources, Outputs.model_validate(carried[0]) if carried else Outputs())
         with deadlines.limit(policy.deadline_seconds, task.request.properties["delivery_tag"], contract.name):
             try:
                 return contract.encode_result(function(message, this))
@@ -118,7 +122,7 @@ def with_jitter(seconds: float) -> float:
     return seconds * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
 
 
-def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound task
+def _run[C](task: Any, resources: C, outputs: Outputs) -> Run[C]:  # noqa: ANN401 -- Celery's bound task
     request = task.request
     step = keys.step_of(request.id)
     backend: RecordBackend = task.app.backend
@@ -127,4 +131,4 @@ def _run(task: Any, outputs: Outputs) -> Run:  # noqa: ANN401 -- Celery's bound 
     def progress(done: int, total: int) -> None:
         backend.run(backend.store.progress(step, fence, done, total), f"progress of {request.id}")
 
-    return Run(step.task_id, step.number, request.id, *fence, outputs, progress)
+    return Run(resources, step.task_id, step.number, request.id, *fence, outputs, progress)

@@ -10,12 +10,10 @@ from offload_core.process import exit_on_sigterm
 def main() -> None:
     """Start the worker."""
     exit_on_sigterm()
-    from image_worker.app import POOL, QUEUES, create
-    from image_worker.settings import ImageWorkerSettings
-    from offload_worker.celery_app import run_worker
+    from image_worker import tasks  # noqa: F401 -- gives the worker its tasks
+    from image_worker.app import worker
 
-    settings = ImageWorkerSettings()
-    run_worker(create(settings), settings, QUEUES, POOL, settings.image_concurrency, sys.argv[1:])
+    worker.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,35 +1,38 @@
-"""Wiring of the image worker: settings, store, Celery application."""
+"""The image worker, and what its tasks work with."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from celery import signals
 
-from image_worker import tasks
 from image_worker.sandbox import Sandbox
+from image_worker.settings import ImageWorkerSettings
 from offload_contracts import Queue
-from offload_core import logs
 from offload_core.blobs import BlobStore
-from offload_worker import celery_telemetry
-from offload_worker.celery_app import create_app
-
-if TYPE_CHECKING:
-    from image_worker.settings import ImageWorkerSettings
-    from offload_worker.celery_app import OffloadApp
-
-SERVICE = "image-worker"
-QUEUES = (Queue.IMAGES, Queue.REPORTS)
-POOL = "prefork"
+from offload_worker.worker import Worker
 
 
-def create(settings: ImageWorkerSettings) -> OffloadApp:
-    """Return the worker's application, with its tasks."""
-    logs.configure(SERVICE, settings.log_level)
-    app = create_app(SERVICE, settings, worker=settings)
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Where files are, and the process that images are worked on in."""
+
+    store: BlobStore
+    sandbox: Sandbox
+
+
+def _open(settings: ImageWorkerSettings) -> Resources:
     sandbox = Sandbox(settings)
-    tasks.register_all(app, settings, BlobStore(settings), sandbox)
-    celery_telemetry.instrument(SERVICE, POOL)
     signals.worker_process_init.connect(sandbox.start, weak=False)
     signals.worker_process_shutdown.connect(sandbox.stop, weak=False)
-    return app
+    return Resources(BlobStore(settings), sandbox)
+
+
+worker = Worker(
+    "image-worker",
+    ImageWorkerSettings,
+    _open,
+    queues=(Queue.IMAGES, Queue.REPORTS),
+    pool="prefork",
+    concurrency=lambda settings: settings.image_concurrency,
+)

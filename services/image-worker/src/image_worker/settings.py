@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from offload_core.settings import BlobSettings, Count, FleetSettings, Settings, WorkerSettings
+from offload_core.settings import BlobSettings, Count, FleetSettings
 
 
-class ImageWorkerSettings(Settings, BlobSettings, WorkerSettings, FleetSettings):
+class ImageWorkerSettings(FleetSettings, BlobSettings):
     """Read from the environment at start."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)

@@ -10,12 +10,10 @@ from offload_core.process import exit_on_sigterm
 def main() -> None:
     """Start the worker."""
     exit_on_sigterm()
-    from mail_worker.app import POOL, QUEUES, create
-    from mail_worker.settings import MailWorkerSettings
-    from offload_worker.celery_app import run_worker
+    from mail_worker import tasks  # noqa: F401 -- gives the worker its tasks
+    from mail_worker.app import worker
 
-    settings = MailWorkerSettings()
-    run_worker(create(settings), settings, QUEUES, POOL, settings.mail_concurrency, sys.argv[1:])
+    worker.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

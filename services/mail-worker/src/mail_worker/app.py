@@ -1,33 +1,39 @@
-"""Wiring of the mail worker: settings, sender, ledger, store, Celery application."""
+"""The mail worker, and what its tasks work with."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from mail_worker import tasks
+from mail_worker.health import HealthChecker
 from mail_worker.mails import Mailer
+from mail_worker.settings import MailWorkerSettings
 from mail_worker.smtp import Sender
 from offload_contracts import Queue
-from offload_core import logs
 from offload_core.blobs import BlobStore
 from offload_core.redis_client import connect
-from offload_worker import celery_telemetry
-from offload_worker.celery_app import create_app
-
-if TYPE_CHECKING:
-    from mail_worker.settings import MailWorkerSettings
-    from offload_worker.celery_app import OffloadApp
-
-SERVICE = "mail-worker"
-QUEUES = (Queue.MAIL, Queue.CALLBACKS, Queue.MAINTENANCE)
-POOL = "threads"
+from offload_worker.worker import Worker
 
 
-def create(settings: MailWorkerSettings) -> OffloadApp:
-    """Return the worker's application, with its tasks."""
-    logs.configure(SERVICE, settings.log_level)
-    app = create_app(SERVICE, settings, worker=settings)
-    mailer = Mailer(settings, connect(settings), Sender(settings))
-    tasks.register_all(app, mailer, BlobStore(settings))
-    celery_telemetry.instrument(SERVICE, POOL)
-    return app
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The settings, how mails are sent, where files are, and what looks at all of it."""
+
+    settings: MailWorkerSettings
+    mailer: Mailer
+    store: BlobStore
+    health: HealthChecker
+
+
+def _open(settings: MailWorkerSettings) -> Resources:
+    client, sender, store = connect(settings), Sender(settings), BlobStore(settings)
+    return Resources(settings, Mailer(settings, client, sender), store, HealthChecker(settings, client, store, sender))
+
+
+worker = Worker(
+    "mail-worker",
+    MailWorkerSettings,
+    _open,
+    queues=(Queue.MAIL, Queue.CALLBACKS, Queue.MAINTENANCE),
+    pool="threads",
+    concurrency=lambda settings: settings.mail_concurrency,
+)

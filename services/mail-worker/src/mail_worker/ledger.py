@@ -7,7 +7,7 @@ holder died is *unknown*: it may have died after the dot. The mail's policy deci
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_leases import worker
 from celery_leases.publish import load
@@ -39,7 +39,7 @@ class Ledger:
     """
 
     def __init__(
-        self, client: redis.Redis, prefix: str, keep_seconds: int, run: Run, policy: MailPolicy, recipients: int
+        self, client: redis.Redis, prefix: str, keep_seconds: int, run: Run[Any], policy: MailPolicy, recipients: int
     ) -> None:
         """Open it.
 

@@ -43,7 +43,7 @@ class Mailer:
 
     def send(
         self,
-        run: Run,
+        run: Run[Any],
         to: Sequence[str],
         content: Callable[[datetime], compose.Content],
         policy: MailPolicy = MailPolicy.AT_LEAST_ONCE,

@@ -14,8 +14,6 @@ from offload_core.settings import (
     FleetSettings,
     LinkSettings,
     Seconds,
-    Settings,
-    WorkerSettings,
 )
 
 
@@ -45,7 +43,7 @@ class SmtpSettings(BaseSettings):
     )
 
 
-class MailWorkerSettings(Settings, BlobSettings, LinkSettings, WorkerSettings, FleetSettings, SmtpSettings):
+class MailWorkerSettings(FleetSettings, BlobSettings, LinkSettings, SmtpSettings):
     """Read from the environment at start."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
