@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.measure import Comparison, console, in_turn
 from image_worker import images
 from image_worker.images.jpeg import DRAFT_MARGIN
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -44,7 +44,8 @@ def leases() -> Celery:
 
 def offload() -> Celery:
     """Our broker, with the gate and the record of each task."""
-    from offload_contracts import RENDER_REPORT, Outputs
+    from offload_contracts.images import Outputs
+    from offload_contracts.reports import RENDER_REPORT
     from offload_core.settings import Settings
     from offload_worker.celery_app import create_app
     from offload_worker.steps import Policy, register

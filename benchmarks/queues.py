@@ -11,7 +11,7 @@ from benchmarks.measure import Comparison, in_turn
 from devstack.processes import Process, python
 from devstack.servers import RedisServer
 from devstack.waiting import until
-from offload_contracts import RENDER_REPORT, RenderReport
+from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import messages, records
 from offload_core.messages import ChainStep
 from offload_core.task_store import TaskStore

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from devstack.waiting import until
-from offload_contracts import RESIZE_IMAGE, ResizeImage
+from offload_contracts.images import RESIZE_IMAGE, ResizeImage
 from offload_core import messages
 from offload_core.messages import ChainStep
 

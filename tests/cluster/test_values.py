@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 
 from .cluster import CHART, ROOT, SEED, render, run
 

@@ -10,16 +10,8 @@ import pytest
 from celery import chain
 
 from celery_leases.publish import tag
-from offload_contracts import (
-    NOTIFY,
-    RESIZE_IMAGE,
-    SEND_MAIL,
-    THUMBNAIL_IMAGE,
-    Notify,
-    ResizeImage,
-    SendMail,
-    ThumbnailImage,
-)
+from offload_contracts.images import RESIZE_IMAGE, THUMBNAIL_IMAGE, ResizeImage, ThumbnailImage
+from offload_contracts.mails import NOTIFY, SEND_MAIL, Notify, SendMail
 from offload_core import keys
 from offload_core.messages import ChainStep, envelope
 from offload_core.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offload_contracts import ALL, by_name
+from offload_contracts.registry import ALL, by_name
 
 FILES = sorted((Path(__file__).parent / "messages").glob("*.json"))
 

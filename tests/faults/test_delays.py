@@ -12,7 +12,7 @@ import pytest
 from integration.conftest import PREFIX
 
 from devstack.waiting import until
-from offload_contracts import SEND_MAIL, SendMail
+from offload_contracts.mails import SEND_MAIL, SendMail
 from offload_core import messages, records
 from offload_core.messages import ChainStep
 from offload_core.task_store import TaskStore

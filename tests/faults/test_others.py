@@ -17,7 +17,8 @@ from PIL import Image
 from devstack.servers import S3Server
 from devstack.smtp_sink import DROP
 from devstack.waiting import until
-from offload_contracts import RENDER_REPORT, RESIZE_IMAGE, RenderReport, ResizeImage
+from offload_contracts.images import RESIZE_IMAGE, ResizeImage
+from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import messages, records
 from offload_core.messages import ChainStep
 from offload_core.task_store import TaskStore

@@ -180,7 +180,7 @@ CHILD = """
 import json, sys
 from image_worker.images import geometry, memory, resize
 from image_worker.images.sources import identify
-from offload_contracts import Fit, ImageFormat
+from offload_contracts.images import Fit, ImageFormat
 name, width, height, target, animated = json.loads(sys.argv[1])
 data = open(name, "rb").read()
 source = identify(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from devstack.waiting import until
-from offload_contracts import RENDER_REPORT, RenderReport
+from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import keys, messages, records
 from offload_core.messages import ChainStep
 from offload_core.task_store import TaskStore

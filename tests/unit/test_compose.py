@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mail_worker import compose
-from offload_contracts import Template, address
+from offload_contracts import address
+from offload_contracts.mails import Template
 from offload_core.errors import PermanentError
 
 DATE = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)

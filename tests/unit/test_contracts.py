@@ -9,18 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload_contracts import (
-    ALL,
-    RESIZE_IMAGE,
-    SEND_MAIL,
-    ContractError,
-    Output,
-    Outputs,
-    Queue,
-    RenderReport,
-    ResizeImage,
-    address,
-)
+from offload_contracts import address
+from offload_contracts.contract import ContractError, Queue
+from offload_contracts.images import RESIZE_IMAGE, Output, Outputs, ResizeImage
+from offload_contracts.mails import SEND_MAIL
+from offload_contracts.registry import ALL
+from offload_contracts.reports import RenderReport
 
 
 def test_names_are_noun_verb_version():
@@ -94,12 +88,13 @@ def test_a_wrong_message_is_a_type_error(tmp_path):
     """Contracts are invariant: a covariant one would accept any message."""
     file = tmp_path / "wrong.py"
     file.write_text(
-        "from offload_contracts import RESIZE_IMAGE, RenderReport, ResizeImage\n"
+        "from offload_contracts.images import RESIZE_IMAGE, ResizeImage\n"
+        "from offload_contracts.reports import RenderReport\n"
         "RESIZE_IMAGE.encode(ResizeImage(source='a'))\n"
         "RESIZE_IMAGE.encode(RenderReport(rows=1))\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(file)]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    assert "wrong.py:3: error" in found
-    assert "wrong.py:2: error" not in found
+    assert "wrong.py:4: error" in found
+    assert "wrong.py:3: error" not in found
     assert RenderReport(rows=1).title == "Report"

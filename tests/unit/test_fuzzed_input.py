@@ -27,7 +27,10 @@ from gateway.intake.uploads import Upload
 from gateway.problems import Problem
 from gateway.reports.schemas import ReportRequest
 from mail_worker import compose
-from offload_contracts import ALL, ContractError, Template, address
+from offload_contracts import address
+from offload_contracts.contract import ContractError
+from offload_contracts.mails import Template
+from offload_contracts.registry import ALL
 from offload_core import links
 from offload_core.errors import StepError
 from offload_core.settings import SettingsError

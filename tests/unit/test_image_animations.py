@@ -12,7 +12,7 @@ from PIL import Image
 from image_worker import images
 from image_worker.images import Limits
 from image_worker.images.sources import identify
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 from offload_core.errors import PermanentError
 
 FOLDER = Path(__file__).parent / "images"

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from image_worker import images
 from image_worker.images.cmyk import default_profile
 from image_worker.images.geometry import orientation_of
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 from offload_core.errors import PermanentError
 
 FOLDER = Path(__file__).parent / "images"

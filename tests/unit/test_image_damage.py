@@ -20,7 +20,7 @@ import pyvips
 from PIL import Image, ImageCms, PngImagePlugin
 
 from image_worker import images
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 from offload_core.errors import PermanentError
 
 FOLDER = Path(__file__).parent / "images"

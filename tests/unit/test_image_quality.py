@@ -12,7 +12,7 @@ import pyvips
 from PIL import Image, ImageOps
 
 from image_worker import images
-from offload_contracts import Fit, ImageFormat
+from offload_contracts.images import Fit, ImageFormat
 
 PHOTO = resources.files("devstack").joinpath("photos/flowers.jpg").read_bytes()
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
 from image_worker import images
 from image_worker.images import Limits
-from offload_contracts import Fit, ImageFormat
+from offload_contracts.images import Fit, ImageFormat
 from offload_core.errors import PermanentError
 
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from beat.schedules import Cron, Every, Schedule, ScheduleError
-from offload_contracts import CHECK_HEALTH, HealthCheck
+from offload_contracts.maintenance import CHECK_HEALTH, HealthCheck
 from offload_core.messages import ChainStep
 
 BERLIN = ZoneInfo("Europe/Berlin")

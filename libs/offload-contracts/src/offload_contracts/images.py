@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from offload_contracts.contract import Message, Result
+from offload_contracts.contract import Message, Queue, Result, TaskContract
 
 # The longest side that we make. WebP ends at 16,383; imgproxy and Cloudflare stop near there too.
 MAX_SIDE_PIXELS = 16_383
@@ -82,3 +82,7 @@ class ThumbnailImage(Message):
     longest_side: Side
     source: str | None = None
     format: ImageFormat | None = None
+
+
+RESIZE_IMAGE = TaskContract("image.resize.v1", Queue.IMAGES, ResizeImage, Outputs)
+THUMBNAIL_IMAGE = TaskContract("image.thumbnail.v1", Queue.IMAGES, ThumbnailImage, Outputs)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from offload_contracts.address import Address
-from offload_contracts.contract import Message, Result
+from offload_contracts.contract import Message, Queue, Result, TaskContract
+from offload_contracts.images import Outputs
 
 MAX_RECIPIENTS = 50
 Recipients = Annotated[tuple[Address, ...], Field(min_length=1, max_length=MAX_RECIPIENTS)]
@@ -97,3 +98,8 @@ class MailSent(Result):
     # Recipients that the server refused for good, by reply code.
     refused: tuple[int, ...] = ()
     recipients: tuple[RecipientOutcome, ...] = ()
+
+
+SEND_MAIL = TaskContract("mail.send.v1", Queue.MAIL, SendMail, MailSent)
+NOTIFY = TaskContract("mail.notify.v1", Queue.MAIL, Notify, Outputs)
+NOTIFY_FAILURE = TaskContract("mail.notify_failure.v1", Queue.MAIL, NotifyFailure, MailSent)

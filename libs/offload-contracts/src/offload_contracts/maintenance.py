@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from offload_contracts.address import Address
-from offload_contracts.contract import Message, Result
+from offload_contracts.contract import Message, Queue, Result, TaskContract
 
 
 class HealthCheck(Message):
@@ -29,3 +29,8 @@ class Swept(Result):
     """What a maintenance task found or did, by name."""
 
     figures: dict[str, float | str] = Field(default={})
+
+
+CHECK_HEALTH = TaskContract("maintenance.health.v1", Queue.MAINTENANCE, HealthCheck, Swept)
+REPORT_DAILY = TaskContract("maintenance.report.v1", Queue.MAINTENANCE, Report, Swept)
+CLEAN_UP = TaskContract("maintenance.clean_up.v1", Queue.MAINTENANCE, CleanUp, Swept)

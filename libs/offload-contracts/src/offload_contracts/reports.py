@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from offload_contracts.contract import Message
+from offload_contracts.contract import Message, Queue, TaskContract
+from offload_contracts.images import Outputs
 
 MAX_ROWS = 100_000
 
@@ -16,3 +17,6 @@ class RenderReport(Message):
 
     rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
     title: Annotated[str, Field(min_length=1, max_length=200)] = "Report"
+
+
+RENDER_REPORT = TaskContract("report.render.v1", Queue.REPORTS, RenderReport, Outputs)

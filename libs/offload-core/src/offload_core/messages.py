@@ -18,7 +18,7 @@ from offload_core import keys
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from offload_contracts import Message, TaskContract
+    from offload_contracts.contract import Message, TaskContract
 
 HIDDEN = "(hidden)"
 # When the message was published, in seconds since the epoch: a worker measures the wait in the queue with it.

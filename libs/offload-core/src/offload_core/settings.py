@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -15,7 +15,9 @@ from celery.exceptions import Reject
 from opentelemetry import metrics
 
 from celery_leases import worker
-from offload_contracts import NOTIFY_FAILURE, ContractError, NotifyFailure, Queue, by_name
+from offload_contracts.contract import ContractError, Queue
+from offload_contracts.mails import NOTIFY_FAILURE, NotifyFailure
+from offload_contracts.registry import by_name
 from offload_core import keys, records
 from offload_core.errors import StepError
 from offload_core.logs import redact

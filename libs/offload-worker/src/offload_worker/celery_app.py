@@ -10,7 +10,8 @@ from celery import Celery, signals
 from celery.app import amqp
 
 from celery_leases import SETTINGS as LEASE_SETTINGS
-from offload_contracts import ALL, Queue
+from offload_contracts.contract import Queue
+from offload_contracts.registry import ALL
 from offload_core import redis_client, trust
 from offload_core.messages import HIDDEN
 from offload_core.settings import SettingsError

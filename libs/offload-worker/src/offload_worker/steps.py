@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from offload_contracts import Message, Outputs, Result, TaskContract
+from offload_contracts.contract import Message, Result, TaskContract
+from offload_contracts.images import Outputs
 from offload_core import keys, logs
 from offload_core.errors import TemporaryError
 from offload_worker import deadlines

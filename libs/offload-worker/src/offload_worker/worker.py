@@ -14,7 +14,7 @@ from offload_worker.steps import Policy, register
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from offload_contracts import Message, Queue, Result, TaskContract
+    from offload_contracts.contract import Message, Queue, Result, TaskContract
     from offload_worker.celery_app import OffloadApp
     from offload_worker.steps import Run
 

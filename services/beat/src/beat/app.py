@@ -11,7 +11,7 @@ from celery.beat import Service
 
 from beat.scheduler import SlotScheduler
 from beat.schedules import Cron, Every, Schedule
-from offload_contracts import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
+from offload_contracts.maintenance import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
 from offload_core import logs
 from offload_core.messages import ChainStep
 from offload_worker.celery_app import create_app

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from offload_contracts import Address
+from offload_contracts.address import Address
 from offload_core.settings import Count, Settings, WorkerSettings
 
 

@@ -8,7 +8,7 @@ from celery import signals
 
 from image_worker.sandbox import Sandbox
 from image_worker.settings import ImageWorkerSettings
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 from offload_core.blobs import BlobStore
 from offload_worker.worker import Worker
 

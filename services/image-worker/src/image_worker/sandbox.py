@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from image_worker.images import Limits, Rendered, resize
-from offload_contracts import Fit, ImageFormat
+from offload_contracts.images import Fit, ImageFormat
 from offload_core.errors import PermanentError, TemporaryError
 
 if TYPE_CHECKING:

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING
 
 from image_worker import reports
 from image_worker.app import worker
-from offload_contracts import (
-    RENDER_REPORT,
-    RESIZE_IMAGE,
-    THUMBNAIL_IMAGE,
-    Output,
-    Outputs,
-    RenderReport,
-    ResizeImage,
-    ThumbnailImage,
-)
+from offload_contracts.images import RESIZE_IMAGE, THUMBNAIL_IMAGE, Output, Outputs, ResizeImage, ThumbnailImage
+from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import blobs
 from offload_core.errors import PermanentError, TemporaryError
 

@@ -8,7 +8,7 @@ from mail_worker.health import HealthChecker
 from mail_worker.mails import Mailer
 from mail_worker.settings import MailWorkerSettings
 from mail_worker.smtp import Sender
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 from offload_core.blobs import BlobStore
 from offload_core.redis_client import connect
 from offload_worker.worker import Worker

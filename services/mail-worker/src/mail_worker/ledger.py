@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from offload_contracts import MailPolicy
+    from offload_contracts.mails import MailPolicy
     from offload_worker.steps import Run
 
 

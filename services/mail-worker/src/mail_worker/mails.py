@@ -12,7 +12,7 @@ from opentelemetry import metrics
 from mail_worker import compose
 from mail_worker.ledger import Ledger
 from mail_worker.smtp import OutcomeUnknownError, Sender
-from offload_contracts import MailPolicy, MailSent, RecipientOutcome
+from offload_contracts.mails import MailPolicy, MailSent, RecipientOutcome
 from offload_core.errors import PermanentError, StepError, TemporaryError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import Admin
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 from offload_core import blobs, keys
 from offload_core.records import TERMINAL
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from offload_contracts import Address
+from offload_contracts.address import Address
 from offload_core.settings import (
     BlobSettings,
     Count,

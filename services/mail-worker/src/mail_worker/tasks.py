@@ -6,24 +6,17 @@ from typing import TYPE_CHECKING
 
 from mail_worker import compose, maintenance
 from mail_worker.app import worker
-from offload_contracts import (
-    CHECK_HEALTH,
-    CLEAN_UP,
+from offload_contracts.mails import (
     NOTIFY,
     NOTIFY_FAILURE,
-    REPORT_DAILY,
     SEND_MAIL,
-    CleanUp,
-    HealthCheck,
     MailSent,
     Notify,
     NotifyFailure,
-    Outputs,
-    Report,
     SendMail,
-    Swept,
     Template,
 )
+from offload_contracts.maintenance import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report, Swept
 from offload_core import links
 from offload_core.blobs import BlobError
 from offload_core.errors import TemporaryError
@@ -34,6 +27,7 @@ if TYPE_CHECKING:
 
     from mail_worker.app import Resources
     from mail_worker.settings import MailWorkerSettings
+    from offload_contracts.images import Outputs
     from offload_worker.steps import Run
 
 

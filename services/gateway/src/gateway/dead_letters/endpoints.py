@@ -14,7 +14,7 @@ from gateway.dead_letters import schemas, views
 from gateway.dead_letters.service import LIMIT, DeadLetters, Name, cursor_of, position_of
 from gateway.intake.bodies import json_body
 from gateway.problems import Problem
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 
 _REFUSALS = {
     "dead_letter.missing": (HTTPStatus.NOT_FOUND, "there is no such dead letter"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 from gateway.dead_letters.service import LIMIT
 from gateway.intake.fields import INTEGRAL
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 
 
 class RedriveThese(BaseModel):

@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_leases.admin import AsyncAdmin, Position, UnknownDeadLetterError
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

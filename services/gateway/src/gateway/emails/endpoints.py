@@ -12,7 +12,7 @@ from gateway.emails import schemas
 from gateway.intake.bodies import json_body
 from gateway.tasks import service
 from gateway.tasks.schemas import Accepted
-from offload_contracts import SEND_MAIL, SendMail
+from offload_contracts.mails import SEND_MAIL, SendMail
 from offload_core.messages import ChainStep
 
 router = APIRouter(prefix="/v1/emails", tags=["tasks"])

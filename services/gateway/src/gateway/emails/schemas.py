@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
 
 from gateway.intake.fields import INTEGRAL, USER_ID, Line, ShortLine, TaskRequest, UserId
-from offload_contracts import Address, MailPolicy, Template
-from offload_contracts.mails import MAX_RECIPIENTS
+from offload_contracts.address import Address
+from offload_contracts.mails import MAX_RECIPIENTS, MailPolicy, Template
 
 _Recipients = Annotated[tuple[Address, ...], Field(min_length=1, max_length=MAX_RECIPIENTS)]
 

@@ -16,7 +16,7 @@ from gateway.intake import idempotency
 from gateway.intake.memory import CONNECTION_BYTES
 from gateway.intake.uploads import Upload
 from gateway.tasks.schemas import Accepted
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.intake.fields import USER_ID, TaskRequest, UserId
-from offload_contracts import Address, Fit, ImageFormat, MailPolicy
-from offload_contracts.images import Side
+from offload_contracts.address import Address
+from offload_contracts.images import Fit, ImageFormat, Side
+from offload_contracts.mails import MailPolicy
 
 # The smallest and largest thumbnails that make sense as such.
 ThumbnailSide = Annotated[int, Field(ge=16, le=1024)]

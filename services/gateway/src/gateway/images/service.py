@@ -8,7 +8,8 @@ from gateway.dispatch import new_task_id
 from gateway.intake import idempotency
 from gateway.problems import Problem, blobs_unavailable
 from gateway.tasks.service import answer
-from offload_contracts import NOTIFY, RESIZE_IMAGE, THUMBNAIL_IMAGE, Notify, ResizeImage, ThumbnailImage
+from offload_contracts.images import RESIZE_IMAGE, THUMBNAIL_IMAGE, ResizeImage, ThumbnailImage
+from offload_contracts.mails import NOTIFY, Notify
 from offload_core import blobs
 from offload_core.messages import ChainStep
 

@@ -9,7 +9,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 
 from gateway.intake.bodies import received, refuse_encoding
 from gateway.problems import Problem, invalid_fields
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 from offload_contracts.signatures import HEAD_BYTES, image_format
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import AsyncAdmin
-from offload_contracts import Queue
+from offload_contracts.contract import Queue
 from offload_core.messages import PUBLISHED_AT
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from gateway.intake.bodies import json_body
 from gateway.reports import schemas
 from gateway.tasks import service
 from gateway.tasks.schemas import Accepted
-from offload_contracts import RENDER_REPORT, RenderReport
+from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core.messages import ChainStep
 
 router = APIRouter(prefix="/v1/reports", tags=["tasks"])

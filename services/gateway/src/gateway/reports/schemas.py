@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from gateway.intake.fields import INTEGRAL, USER_ID, Line, TaskRequest, UserId
-from offload_contracts import Address
+from offload_contracts.address import Address
 from offload_contracts.reports import MAX_ROWS
 
 

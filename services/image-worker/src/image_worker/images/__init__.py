@@ -15,7 +15,7 @@ from image_worker.images.encoding import Rendered
 from image_worker.images.errors import encoding as encoding_errors
 from image_worker.images.errors import too_large
 from image_worker.images.sources import FORMATS, identify
-from offload_contracts import Fit, ImageFormat
+from offload_contracts.images import Fit, ImageFormat
 from offload_core.errors import PermanentError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from image_worker.images.errors import encoding, too_large
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

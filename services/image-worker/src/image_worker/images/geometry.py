@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from offload_contracts import Fit
+from offload_contracts.images import Fit
 
 # With `reducing_gap` 3 Pillow's resize cannot be told from one without it, and is faster on large ratios.
 _REDUCING_GAP = 3.0

@@ -17,7 +17,7 @@ from PIL.GifImagePlugin import GifImageFile
 
 from image_worker.images.errors import broken, decoding, truncated
 from image_worker.images.sources import Frame, Source, pixels_of
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

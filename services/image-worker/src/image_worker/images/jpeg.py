@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from image_worker.images.errors import decoding
 from image_worker.images.geometry import orientation_of
 from image_worker.images.sources import Source
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 _END = b"\xff\xd9"
 # libjpeg's warnings that leave every pixel in its place.

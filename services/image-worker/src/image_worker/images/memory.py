@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
     from image_worker.images.geometry import Box

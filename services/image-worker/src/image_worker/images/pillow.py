@@ -13,7 +13,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from image_worker.images.errors import decoding
 from image_worker.images.geometry import orientation_of
 from image_worker.images.sources import Frame, Source, pixels_of
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, features
 
-from offload_contracts import ImageFormat
+from offload_contracts.images import ImageFormat
 from offload_contracts.signatures import HEAD_BYTES, image_format
 from offload_core.errors import PermanentError
 
