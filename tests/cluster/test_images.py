@@ -127,6 +127,6 @@ def test_a_probe_by_a_shell_costs_a_fraction_of_one_by_python(images, report):
         run("docker", "kill", name)
     report.add(
         "Probes",
-        "one look at the stamp: by a shell, by a bare Python, by one that imports Celery (as `inspect ping` does)",
+        "one look at the heartbeat file: by a shell, by a bare Python, by one that imports Celery (as `inspect ping`)",
         f"{1000 * (shell - nothing):.0f} ms, {1000 * (python - nothing):.0f} ms, {1000 * (celery - nothing):.0f} ms",
     )  # fmt: skip

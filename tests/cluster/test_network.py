@@ -161,8 +161,8 @@ def redriven_once(release: Release, client: Client, task_id: str) -> None:
         "died_at_ms": round(time.time() * 1000),
     }
     valkey, base = release.redis(), f"offload:queue:{made.queue}"
-    valkey.hset(f"{base}:dead", made.tag, json.dumps(letter))
-    valkey.zadd(f"{base}:dead-at", {made.tag: letter["died_at_ms"]})
+    valkey.hset(f"{base}:dead", made.message_key, json.dumps(letter))
+    valkey.zadd(f"{base}:dead-at", {made.message_key: letter["died_at_ms"]})
     (listed,) = client.http.get("/v1/dead-letters").json()["dead_letters"]
     assert client.http.get(f"/v1/dead-letters/{listed['id']}").json()["task_id"] == task_id
     assert client.http.post(f"/v1/dead-letters/{listed['id']}/redrive").json()["outcome"] == "redriven"

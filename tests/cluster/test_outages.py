@@ -107,6 +107,6 @@ def test_redis_away_for_five_minutes_restarts_nothing(away, report):
         Tally.of(release, client, seconds=60).check()
         assert restarts(release) == before
     report.add(
-        "Outages", "Redis away for five minutes",
+        "Outages", "Redis unavailable for five minutes",
         "no container restarted; every post 503 with Retry-After; then on by itself",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from celery import chain
 
-from celery_leases.publish import tag
+from celery_leases.publish import message_key
 from offload_contracts.images import RESIZE_IMAGE, THUMBNAIL_IMAGE, ResizeImage, ThumbnailImage
 from offload_contracts.mails import NOTIFY, SEND_MAIL, Notify, SendMail
 from offload_core import keys
@@ -97,7 +97,7 @@ def test_each_field_is_the_one_that_celery_publishes(published, name, due):
     queue, theirs = published(steps, **({"eta": due} if due else {}))
     ours = envelope(TASK, steps, {}, origin="test", due=due)
     assert ours.queue == queue
-    assert ours.tag == tag(TASK)
+    assert ours.message_key == message_key(TASK)
     assert decoded(json.loads(ours.text)) == decoded(json.loads(json.dumps(theirs)))
     assert list(json.loads(ours.text)["headers"]) == list(theirs["headers"]), "in the same order too"
     assert ours.due_ms == (round(due.timestamp() * 1000) if due else 0)

@@ -118,7 +118,7 @@ def test_redis_away_at_every_point_of_a_step(stack, scale, order, seconds):
     Row.of(
         verdict,
         order=order,
-        fault=f"Redis away for {seconds} s at every point of a step",
+        fault=f"Redis unavailable for {seconds} s at every point of a step",
         load="a chain of three at each of 6 points, a failing photo, one at its hard limit, a mail in a retry",
         injected=1,
         recovery=recovery,

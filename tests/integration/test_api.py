@@ -271,9 +271,9 @@ def test_a_bad_image_fails_with_its_code_and_its_user_is_told(offload, shop, dat
     mail = until(lambda: offload.smtp.to(address), "the mail about it")[0]
     assert str(mail.parsed["Subject"]) == "Your task could not be done"
     assert code in mail.parsed.get_body(("plain",)).get_content()
-    notice = offload.wait(client_of(offload, "root"), f"{task_id}-failure")
-    assert (notice["state"], notice["parent_task_id"]) == ("SUCCESS", task_id)
-    assert notice["trace_id"] == task["trace_id"]
+    notification = offload.wait(client_of(offload, "root"), f"{task_id}-failure")
+    assert (notification["state"], notification["parent_task_id"]) == ("SUCCESS", task_id)
+    assert notification["trace_id"] == task["trace_id"]
 
 
 def test_one_byte_too_many_is_refused(shop):

@@ -1,4 +1,4 @@
-"""Beat: each slot is one task, whatever happens to beat."""
+"""Beat: each occurrence is one task, whatever happens to beat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .conftest import JPEG, PREFIX, photo
 EVERY_SECOND = {"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1", "OFFLOAD_RESULT_EXPIRES_SECONDS": "600"}
 
 
-def slots(offload) -> list[str]:
+def occurrences(offload) -> list[str]:
     keys = offload.redis.client().keys(f"{PREFIX}task:health@*")
     return sorted(key.decode().rpartition("@")[2] for key in keys)
 
@@ -29,12 +29,12 @@ def published(offload) -> int:
     return redis.hlen(f"{PREFIX}queue:maintenance:live")
 
 
-def test_two_beats_publish_each_slot_once(offload):
+def test_two_beats_publish_each_occurrence_once(offload):
     beats = [offload.service("beat", settings=EVERY_SECOND) for _ in range(2)]
-    until(lambda: len(slots(offload)) >= 6, "six slots")
+    until(lambda: len(occurrences(offload)) >= 6, "six occurrences")
     for beat in beats:
         assert beat.stop() == 0
-    names = slots(offload)
+    names = occurrences(offload)
     assert published(offload) == len(names)
     assert all(later - earlier == 1 for earlier, later in zip(moments(names), moments(names)[1:], strict=False))
 
@@ -42,17 +42,17 @@ def test_two_beats_publish_each_slot_once(offload):
 def test_a_beat_that_is_killed_and_started_doubles_nothing(offload):
     for _ in range(4):
         beat = offload.service("beat", settings=EVERY_SECOND)
-        count = len(slots(offload))
-        until(lambda count=count: len(slots(offload)) > count, "another slot")
+        count = len(occurrences(offload))
+        until(lambda count=count: len(occurrences(offload)) > count, "another occurrence")
         beat.kill()
-    assert published(offload) == len(slots(offload))
+    assert published(offload) == len(occurrences(offload))
 
 
 def test_a_new_installation_owes_no_report(offload):
-    """Slots before the schedule was first known were not missed."""
+    """Occurrences before the schedule was first known were not missed."""
     beat = offload.service("beat", settings={"OFFLOAD_REPORT_CRON": "* * * * *"} | EVERY_SECOND)
-    until(lambda: slots(offload), "the first slot")
-    first = offload.redis.client().hget(f"{PREFIX}slots", "daily-report")
+    until(lambda: occurrences(offload), "the first occurrence")
+    first = offload.redis.client().hget(f"{PREFIX}occurrences", "daily-report")
     assert abs(int(first) / 1000 - time.time()) < 20
     assert not offload.redis.client().keys(f"{PREFIX}task:nightly*")
     beat.stop()
@@ -60,21 +60,21 @@ def test_a_new_installation_owes_no_report(offload):
 
 @pytest.mark.parametrize(("late_seconds", "caught_up"), [(1800, True), (5400, False)])
 def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_seconds, caught_up):
-    """Beat was down since yesterday; the report's last slot was so long ago."""
-    slot = datetime.fromtimestamp((time.time() - late_seconds) // 60 * 60, UTC)
+    """Beat was down since yesterday; the report's last occurrence was so long ago."""
+    occurrence = datetime.fromtimestamp((time.time() - late_seconds) // 60 * 60, UTC)
     redis = offload.redis.client()
-    redis.hset(f"{PREFIX}slots", "daily-report", round((slot.timestamp() - 200_000) * 1000))
+    redis.hset(f"{PREFIX}occurrences", "daily-report", round((occurrence.timestamp() - 200_000) * 1000))
     settings = {
-        "OFFLOAD_REPORT_CRON": f"{slot.minute} {slot.hour} * * *",
+        "OFFLOAD_REPORT_CRON": f"{occurrence.minute} {occurrence.hour} * * *",
         "OFFLOAD_REPORT_RECIPIENTS": "ops@example.com, more@example.com",
     } | EVERY_SECOND
     beat = offload.service("beat", settings=settings)
-    until(lambda: slots(offload), "beat to have ticked")
-    until(lambda: len(slots(offload)) >= 2, "beat to have ticked again")
+    until(lambda: occurrences(offload), "beat to have ticked")
+    until(lambda: len(occurrences(offload)) >= 2, "beat to have ticked again")
     reports = redis.keys(f"{PREFIX}task:daily-report@*")
     assert len(reports) == (1 if caught_up else 0)
     if caught_up:
-        assert reports[0].decode().endswith(f"{slot:%Y%m%dT%H%M%SZ}")
+        assert reports[0].decode().endswith(f"{occurrence:%Y%m%dT%H%M%SZ}")
         offload.worker("mail_worker")
         until(lambda: offload.smtp.to("ops@example.com"), "the report")
         (mail,) = offload.smtp.to("more@example.com")
@@ -84,12 +84,12 @@ def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_
 
 def test_beat_outlives_redis_and_sweeps(offload):
     beat = offload.service("beat", settings=EVERY_SECOND)
-    until(lambda: slots(offload), "the first slot")
+    until(lambda: occurrences(offload), "the first occurrence")
     offload.redis.kill()
     time.sleep(2)  # the outage itself
     offload.redis.start()
-    count = len(slots(offload))
-    until(lambda: len(slots(offload)) > count, "slots to go on")
+    count = len(occurrences(offload))
+    until(lambda: len(occurrences(offload)) > count, "occurrences to go on")
     redis = offload.redis.client()
     redis.hset(f"{PREFIX}queue:mail:delayed-messages", "x:0:0", "{}")
     redis.zadd(f"{PREFIX}queue:mail:delayed", {"x:0:0": 1})
@@ -128,9 +128,9 @@ def test_the_clean_up_spares_what_is_needed(offload):
     orphan.write_bytes(b"x")
     time.sleep(1.2)  # everything grows old
     offload.worker("mail_worker")
-    slot = datetime.fromtimestamp(time.time() // 60 * 60, UTC)
-    offload.redis.client().hset(f"{PREFIX}slots", "nightly-clean-up", 1)
-    offload.service("beat", settings={"OFFLOAD_NIGHTLY_CLEAN_UP_CRON": f"{slot.minute} {slot.hour} * * *"})
+    occurrence = datetime.fromtimestamp(time.time() // 60 * 60, UTC)
+    offload.redis.client().hset(f"{PREFIX}occurrences", "nightly-clean-up", 1)
+    offload.service("beat", settings={"OFFLOAD_NIGHTLY_CLEAN_UP_CRON": f"{occurrence.minute} {occurrence.hour} * * *"})
     until(lambda: not orphan.exists(), "the orphan to go", seconds=40)
     until(lambda: offload.outputs(finished) == [], "the expired output to go")
     assert (offload.blobs / "uploads" / finished / "original").exists(), "its record is still there"
@@ -138,15 +138,15 @@ def test_the_clean_up_spares_what_is_needed(offload):
 
 
 def test_a_clock_that_was_ahead_stops_no_schedule(offload):
-    """A slot of next year is noted as published: beat goes on by the clock as it is, says so, and doubles nothing."""
+    """An occurrence of next year is noted as published: beat goes on by the clock as it is, and doubles nothing."""
     redis = offload.redis.client()
     ahead = round((time.time() + 365 * 86_400) * 1000)
     before = round(time.time() - 60) * 1000
-    redis.hset(f"{PREFIX}slots", mapping={"health": ahead, "health:before": before})
+    redis.hset(f"{PREFIX}occurrences", mapping={"health": ahead, "health:before": before})
     beat = offload.service("beat", settings=EVERY_SECOND)
-    until(lambda: len(slots(offload)) >= 3, "slots to be published")
-    assert published(offload) == len(slots(offload))
+    until(lambda: len(occurrences(offload)) >= 3, "occurrences to be published")
+    assert published(offload) == len(occurrences(offload))
     assert "clock was ahead" in beat.output()
-    assert int(redis.hget(f"{PREFIX}slots", "health")) <= time.time() * 1000 + 2000
+    assert int(redis.hget(f"{PREFIX}occurrences", "health")) <= time.time() * 1000 + 2000
     assert beat.output().count("clock was ahead") == 1
     beat.stop()

@@ -122,7 +122,7 @@ def test_one_that_dies_again_tells_its_user_again_and_keeps_its_history(offload)
     assert client.post(f"/v1/dead-letters/images:{task_id}:0:0/redrive").status_code == 200
     kill_one(offload)
     assert offload.wait(client, task_id)["error"]["code"] == "delivery.limit"
-    until(lambda: len(offload.smtp.to("ann@example.com")) == 2, "the second notice")
+    until(lambda: len(offload.smtp.to("ann@example.com")) == 2, "the second notification")
     (letter,) = letters(client)
     assert [(one["reason"], one["deliveries"]) for one in letter["earlier"]] == [("delivery.limit", 1)]
     assert letter["deliveries"] == 2
@@ -138,8 +138,10 @@ def test_deleted_listed_in_pages_and_in_bulk(offload):
     ids = [app.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(11)]
     redis = offload.redis.client()
     for _ in ids:
-        _, tag, *_ = scripts.POP(redis, [f"{PREFIX}reports"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"])
-        scripts.HAND_BACK(redis, [], [PREFIX, "reports", tag, "a dying worker", 1, "failed", 1])
+        _, message_key, *_ = scripts.POP(
+            redis, [f"{PREFIX}reports"], [PREFIX, "a dying worker", 60_000, "poller", 1, "lease"]
+        )
+        scripts.HAND_BACK(redis, [], [PREFIX, "reports", message_key, "a dying worker", 1, "failed", 1])
     moment = round(time.time() * 1000) - 60_000
     redis.zadd(f"{PREFIX}reports:dead-at", {f"{one}:0:0": moment for one in ids[:10]})
     unreported = client.post(f"/v1/dead-letters/reports:{ids[0]}:0:0/redrive")

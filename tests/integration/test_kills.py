@@ -58,11 +58,11 @@ def test_kill_9_at_every_point_of_a_step(offload):
     for point, task_id in tasks.items():
         task = check_done_once(offload, client, task_id, f"{point.replace(' ', '-')}@example.com")
 
-        def with_notice(trace_id: str = task["trace_id"]) -> list | None:
+        def with_notification(trace_id: str = task["trace_id"]) -> list | None:
             found = offload.otlp.trace(trace_id)
             return found if any("notify" in span.name for span in found) else None
 
-        assert {span.trace_id for span in until(with_notice, "the trace")} == {task["trace_id"]}, point
+        assert {span.trace_id for span in until(with_notification, "the trace")} == {task["trace_id"]}, point
 
 
 def test_one_pool_child_killed_is_followed_by_the_next_delivery(offload):

@@ -1,4 +1,4 @@
-"""The liveness stamp: fresh while the worker does its work or waits for Redis, old when its loop stands still."""
+"""The heartbeat file: fresh while the worker does its work or waits for Redis, old when its loop stands still."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ def age(path) -> float:
 
 @pytest.mark.parametrize("module", ["image_worker", "mail_worker", "beat"])
 def test_the_stamp_tells_whether_the_loop_lives(offload, module):
-    stamp = offload.folder / "alive"
-    settings = {"OFFLOAD_LIVENESS_FILE": str(stamp)}
+    heartbeat = offload.folder / "alive"
+    settings = {"OFFLOAD_LIVENESS_FILE": str(heartbeat)}
     worker = (
         offload.service(module, settings=settings) if module == "beat" else offload.worker(module, settings=settings)
     )
-    until(stamp.exists, "the first stamp")
+    until(heartbeat.exists, "the first heartbeat")
     offload.redis.kill()
     died_at = time.time()
-    # Well past what any probe would allow: it must stay fresh while Redis is away.
+    # Well past what any probe would allow: it must stay fresh while Redis is unavailable.
     while time.time() - died_at < 8:
-        assert age(stamp) < 5
+        assert age(heartbeat) < 5
         time.sleep(0.2)
     offload.redis.start()
-    until(lambda: age(stamp) < 1.5, "stamps to go on")
+    until(lambda: age(heartbeat) < 1.5, "heartbeats to go on")
     worker.send_group(signal.SIGSTOP)
-    until(lambda: age(stamp) > 4, "the stamp to grow old")
+    until(lambda: age(heartbeat) > 4, "the heartbeat file to grow old")
     worker.send_group(signal.SIGCONT)
-    until(lambda: age(stamp) < 1.5, "stamps to go on")
+    until(lambda: age(heartbeat) < 1.5, "heartbeats to go on")
 
 
 def test_a_full_worker_is_alive(offload):
-    stamp = offload.folder / "alive"
+    heartbeat = offload.folder / "alive"
     offload.gateway()
     client = offload.client()
-    settings = {"OFFLOAD_LIVENESS_FILE": str(stamp), "OFFLOAD_IMAGE_CONCURRENCY": "1"}
+    settings = {"OFFLOAD_LIVENESS_FILE": str(heartbeat), "OFFLOAD_IMAGE_CONCURRENCY": "1"}
     pause = offload.paused("image_worker", "in the step", settings)
     client.post("/v1/reports", json={"rows": 1})
     pause.reached()
     started = time.time()
     while time.time() - started < 12:
-        assert age(stamp) < 4
+        assert age(heartbeat) < 4
         time.sleep(0.2)
     pause.go()
 

@@ -194,7 +194,7 @@ def test_at_most_once_goes_on_for_those_that_are_still_open(ready):
     assert [len(ready.smtp.to(f"{name}@example.com")) for name in ("ann", "bob")] == [1, 1]
 
 
-def test_the_policy_of_the_notice_is_the_posts(offload):
+def test_the_policy_of_the_notification_is_the_posts(offload):
     offload.gateway()
     offload.worker("mail_worker")
     offload.worker("image_worker")

@@ -1,4 +1,4 @@
-"""Redis away, the mail server away, the store gone, the collector silent: nobody's task fails for it."""
+"""Redis unavailable, the mail server away, the store gone, the collector silent: nobody's task fails for it."""
 
 from __future__ import annotations
 

@@ -50,14 +50,14 @@ def fill(client: redis.Redis, text: str, count: int, first: int = 0) -> None:
     client.script_load(script.text)
     pipe = client.pipeline(transaction=False)
     for number in range(first, first + count):
-        pipe.execute_command(*script.command([], [P, Q, tag(number), text, 0, 0]))
+        pipe.execute_command(*script.command([], [P, Q, message_key(number), text, 0, 0]))
         if number % 10_000 == 9_999:
             pipe.execute()
     pipe.execute()
 
 
-def tag(number: int) -> str:
-    """Return a tag of a task id's usual length."""
+def message_key(number: int) -> str:
+    """Return a message key of a task id's usual length."""
     return f"{number:032x}-xxx:0:0"
 
 
@@ -77,7 +77,7 @@ def times(client: redis.Redis, text: str, base: int) -> dict[str, float]:
     sweeper = Sweeper(client, Options(key_prefix=P, on_dead_letter=None))
 
     def publish(number: int) -> None:
-        scripts.PUBLISH(client, [], [P, Q, tag(base + number), text, 0, 0])
+        scripts.PUBLISH(client, [], [P, Q, message_key(base + number), text, 0, 0])
 
     def pop(_: int) -> None:
         _, name, _, delivery, _ = scripts.POP(client, [BASE], [P, "me", 60_000, "poller", 1, "lease"])
@@ -136,8 +136,8 @@ def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
     client.flushall()
     pipe = client.pipeline(transaction=False)
     for first in range(0, MILLION, 10_000):
-        pipe.zadd(keys.key(P, Q, keys.SETTLED), {tag(number): 1 for number in range(first, first + 10_000)})
-        pipe.lpush(keys.key(P, Q, keys.WAITING), *(tag(number) for number in range(first, first + 10_000)))
+        pipe.zadd(keys.key(P, Q, keys.SETTLED), {message_key(number): 1 for number in range(first, first + 10_000)})
+        pipe.lpush(keys.key(P, Q, keys.WAITING), *(message_key(number) for number in range(first, first + 10_000)))
     pipe.sadd(keys.registry(P), Q)
     pipe.execute()
 
@@ -191,7 +191,7 @@ def main() -> int:
         "## A million waiting messages",
         "",
         f"A message of {len(text):,} bytes takes {ours:,.0f} bytes of Redis with leases, {stock:,.0f} with stock",
-        f"Redis, {ours / stock:.2f} x: its tag stands in the list, and beside the message in a hash.",
+        f"Redis, {ours / stock:.2f} x: its message key stands in the list, and beside the message in a hash.",
         "",
         "| script | microseconds of Redis at 1,000 waiting | at 1,000,000 |",
         "| --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Schedules: which slot is due, over daylight saving and absences."""
+"""Schedules: which occurrence is due, over daylight saving and absences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_has_the_same_slots_for_everybody():
     assert every.newest(at("2026-01-01T00:00:30Z"), HOUR) == at("2026-01-01T00:00:30Z")
 
 
-def test_a_missed_slot_without_grace_is_not_caught_up():
+def test_a_missed_occurrence_without_grace_is_not_caught_up():
     health = schedule(Every(30), timedelta())
     assert health.due(at("2026-01-01T00:00:31Z")) == at("2026-01-01T00:00:30Z")
     assert health.due(at("2026-01-01T00:00:44Z")) is None
@@ -47,10 +47,10 @@ def test_of_missed_slots_only_the_newest_is_due_within_the_grace():
     assert often.due(at("2026-01-05T08:25:00Z")) == at("2026-01-05T08:20:00Z")
 
 
-def test_a_skipped_local_time_is_a_slot_at_the_next_valid_minute():
+def test_a_skipped_local_time_is_a_occurrence_at_the_next_valid_minute():
     # On 29 March 2026 Berlin's clocks go from 02:00 to 03:00.
     cron = Cron("30 2 * * *", BERLIN)
-    assert list(islice(cron._slots(at("2026-03-28T00:00:00Z")), 3)) == [
+    assert list(islice(cron._occurrences(at("2026-03-28T00:00:00Z")), 3)) == [
         at("2026-03-28T02:30:00+01:00"),
         at("2026-03-29T03:00:00+02:00"),
         at("2026-03-30T02:30:00+02:00"),
@@ -58,10 +58,10 @@ def test_a_skipped_local_time_is_a_slot_at_the_next_valid_minute():
     assert schedule(cron).due(at("2026-03-29T03:00:01+02:00")) == at("2026-03-29T03:00:00+02:00")
 
 
-def test_a_doubled_local_time_is_one_slot():
+def test_a_doubled_local_time_is_one_occurrence():
     # On 25 October 2026 Berlin's clocks go from 03:00 back to 02:00.
     cron = Cron("30 2 * * *", BERLIN)
-    assert list(islice(cron._slots(at("2026-10-24T12:00:00Z")), 2)) == [
+    assert list(islice(cron._occurrences(at("2026-10-24T12:00:00Z")), 2)) == [
         at("2026-10-25T02:30:00+02:00"),
         at("2026-10-26T02:30:00+01:00"),
     ]

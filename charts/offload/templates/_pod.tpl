@@ -187,8 +187,8 @@ command: [python, -m, {{ .module }}]
 terminationGracePeriodSeconds: 5
 {{- end }}
 
-{{/* The stamps are looked at by a shell: a Python that imports Celery costs sixty times as much. */}}
-{{- define "offload.stampProbes" -}}
+{{/* The heartbeat files are looked at by a shell: a Python that imports Celery costs sixty times as much. */}}
+{{- define "offload.heartbeatProbes" -}}
 startupProbe:
   exec:
     command: [sh, -c, test -e /tmp/alive]

@@ -14,15 +14,15 @@ from celery_leases.admin import Admin, AsyncAdmin, Depth, UnknownDeadLetterError
 P = "leases:"
 
 
-def publish(client, queue: str, tag: str, due_ms: int = 0, priority: int = 0) -> None:
-    message = json.dumps({"headers": {"id": tag, "task": "t"}, "properties": {}, "body": ""})
-    assert scripts.PUBLISH(client, [], [P, queue, tag, message, due_ms, priority])
+def publish(client, queue: str, message_key: str, due_ms: int = 0, priority: int = 0) -> None:
+    message = json.dumps({"headers": {"id": message_key, "task": "t"}, "properties": {}, "body": ""})
+    assert scripts.PUBLISH(client, [], [P, queue, message_key, message, due_ms, priority])
 
 
-def bury(client, queue: str, tag: str) -> None:
-    publish(client, queue, tag)
+def bury(client, queue: str, message_key: str) -> None:
+    publish(client, queue, message_key)
     scripts.POP(client, [f"{P}{queue}"], [P, "o", 60_000, "poller", 1, "lease"])
-    scripts.HAND_BACK(client, [], [P, queue, tag, "o", 1, "failed", 1])
+    scripts.HAND_BACK(client, [], [P, queue, message_key, "o", 1, "failed", 1])
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -42,8 +42,8 @@ def ask(request, any_redis, client):
 
 
 def test_a_withdrawn_message_waits_nowhere(client, ask):
-    for tag, priority in (("a", 0), ("b", 0), ("c", 3)):
-        publish(client, "q", tag, priority=priority)
+    for message_key, priority in (("a", 0), ("b", 0), ("c", 3)):
+        publish(client, "q", message_key, priority=priority)
     publish(client, "q", "later", due_ms=2**42)
     scripts.WITHDRAW(client, [], [P, "q", "a"])
     (depth,) = ask("depths", ["q"])
@@ -64,13 +64,13 @@ def test_dead_letters_of_all_queues_in_pages(client, ask):
         bury(client, ("q", "r")[number % 2], str(number))
     for queue in ("q", "r"):
         client.zadd(f"{P}{queue}:dead-at", dict.fromkeys(client.zrange(f"{P}{queue}:dead-at", 0, -1), 5))
-        for tag, text in client.hgetall(f"{P}{queue}:dead").items():
-            client.hset(f"{P}{queue}:dead", tag, json.dumps(json.loads(text) | {"died_at_ms": 5}))
+        for message_key, text in client.hgetall(f"{P}{queue}:dead").items():
+            client.hset(f"{P}{queue}:dead", message_key, json.dumps(json.loads(text) | {"died_at_ms": 5}))
     seen, after = [], None
     while page := ask("dead_letters", ["q", "r"], 2, after):
-        seen += [(letter.queue, letter.tag) for letter in page]
+        seen += [(letter.queue, letter.message_key) for letter in page]
         after = page[-1].position
-    assert sorted(ask("dead_tags", ["q", "r"])) == [str(number) for number in range(7)]
+    assert sorted(ask("dead_message_keys", ["q", "r"])) == [str(number) for number in range(7)]
     assert sorted(seen) == sorted((("q", "r")[number % 2], str(number)) for number in range(7))
     assert ask("dead_letters", ["none"]) == []
 
@@ -79,7 +79,7 @@ def test_one_is_shown_redriven_and_deleted(client, ask):
     bury(client, "q", "a")
     bury(client, "q", "b")
     letter = ask("dead_letter", "q", "a")
-    assert (letter.tag, letter.deliveries, letter.task_id) == ("a", 1, "a")
+    assert (letter.message_key, letter.deliveries, letter.task_id) == ("a", 1, "a")
     ask("redrive", "q", "a")
     ask("discard", "q", "b")
     assert ask("depths", ["q"]) == [Depth("q", waiting=1, running=0, delayed=0, dead=0)]

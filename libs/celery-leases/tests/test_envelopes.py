@@ -74,8 +74,8 @@ def test_no_envelope_ends_the_worker_and_none_is_lost(cluster):
     app, client = cluster.app(), cluster.server.client()
     signature = app.signature("leases_app.add", args=(1, 1))
     whole_id = signature.apply_async().id
-    tag = f"{whole_id}:0:0"
-    whole = json.loads(client.hget(keys.key(PREFIX, QUEUE, keys.LIVE), tag))
+    message_key = f"{whole_id}:0:0"
+    whole = json.loads(client.hget(keys.key(PREFIX, QUEUE, keys.LIVE), message_key))
     seed = random.randrange(2**32)
     print("seed", seed)
     made = mutations(random.Random(seed), whole, 300)
@@ -98,8 +98,8 @@ def test_no_envelope_ends_the_worker_and_none_is_lost(cluster):
     until(dealt_with, "all to be dealt with", seconds=60)
     assert worker.exit_code is None
     assert signature.apply_async().get(timeout=30) == 2, "and it goes on"
-    waiting = {tag.decode() for tag in client.zrange(delayed, 0, -1)}
-    dead = {letter.tag for letter in Admin(client, PREFIX).dead_letters([QUEUE], limit=10_000)}
+    waiting = {message_key.decode() for message_key in client.zrange(delayed, 0, -1)}
+    dead = {letter.message_key for letter in Admin(client, PREFIX).dead_letters([QUEUE], limit=10_000)}
     assert len(dead) > 50
     assert not waiting & dead
     assert worker.exit_code is None

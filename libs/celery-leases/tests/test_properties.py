@@ -1,4 +1,4 @@
-"""Random orders of publish, pop, renew, expire, acknowledge and kill: no tag is ever lost, and none is held twice."""
+"""Random orders of publish, pop, renew, expire, acknowledge and kill: no message is lost, and none is held twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .test_scripts import begin_sweeping
 
 P, Q = "t:", "q"
 BASE = P + Q
-TAGS = st.sampled_from([f"t{number}" for number in range(6)])
+MESSAGE_KEYS = st.sampled_from([f"t{number}" for number in range(6)])
 OWNERS = st.sampled_from(["ann", "bob", "cat"])
 LIMIT, SHARED_LIMIT = 3, 5
 
@@ -32,11 +32,11 @@ class Broker(RuleBasedStateMachine):
     def begin(self) -> None:
         self.client.flushall()
         self.waiting: set[str] = set()
-        # tag -> (owner, delivery)
+        # message key -> (owner, delivery)
         self.leased: dict[str, tuple[str, int]] = {}
         self.delayed: set[str] = set()
         self.dead: set[str] = set()
-        # Tags that have ended well, and may begin anew.
+        # Message keys that have ended well, and may begin anew.
         self.ended: set[str] = set()
         # Every lease that there ever was: whoever speaks for one that is over must change nothing.
         self.past: list[tuple[str, str, int]] = []
@@ -51,18 +51,23 @@ class Broker(RuleBasedStateMachine):
             ),
         )
 
-    @rule(tag=TAGS, later=st.booleans(), priority=st.sampled_from([0, 0, 3, 4, 9]))
-    def publish(self, tag: str, later: bool, priority: int) -> None:
+    @rule(message_key=MESSAGE_KEYS, later=st.booleans(), priority=st.sampled_from([0, 0, 3, 4, 9]))
+    def publish(self, message_key: str, later: bool, priority: int) -> None:
         due_ms = 2**42 if later else 0
-        outcome = scripts.PUBLISH(self.client, [], [P, Q, tag, f"message of {tag}", due_ms, priority])
-        if tag in self.waiting or tag in self.leased or tag in self.delayed or tag in self.dead:
-            assert outcome == 0, "a tag that is somewhere is not published again"
+        outcome = scripts.PUBLISH(self.client, [], [P, Q, message_key, f"message of {message_key}", due_ms, priority])
+        if (
+            message_key in self.waiting
+            or message_key in self.leased
+            or message_key in self.delayed
+            or message_key in self.dead
+        ):
+            assert outcome == 0, "a message key that is somewhere is not published again"
         elif later:
             assert outcome == 2
-            self.delayed.add(tag)
+            self.delayed.add(message_key)
         else:
             assert outcome == 1
-            self.waiting.add(tag)
+            self.waiting.add(message_key)
 
     @rule(owner=OWNERS)
     def pop(self, owner: str) -> None:
@@ -70,25 +75,27 @@ class Broker(RuleBasedStateMachine):
         if found is None:
             assert not self.waiting, "what waits is found"
             return
-        _, tag, message, delivery, _ = found
-        tag = tag.decode()
-        assert tag in self.waiting, "nobody else holds it"
-        assert message.decode() == f"message of {tag}"
-        if tag not in self.ended:
-            assert all(delivery > earlier for name, _, earlier in self.past if name == tag), "newer than all before"
-        self.waiting.remove(tag)
-        self.leased[tag] = (owner, delivery)
-        self.past.append((tag, owner, delivery))
+        _, message_key, message, delivery, _ = found
+        message_key = message_key.decode()
+        assert message_key in self.waiting, "nobody else holds it"
+        assert message.decode() == f"message of {message_key}"
+        if message_key not in self.ended:
+            assert all(delivery > earlier for name, _, earlier in self.past if name == message_key), (
+                "newer than all before"
+            )
+        self.waiting.remove(message_key)
+        self.leased[message_key] = (owner, delivery)
+        self.past.append((message_key, owner, delivery))
 
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         if not self.past:
             return
-        tag, owner, delivery = data.draw(st.sampled_from(self.past))
-        done = scripts.SETTLE(self.client, [], [P, Q, tag, owner, delivery, 0, 1])
-        assert done == int(self.leased.get(tag) == (owner, delivery)), "only the owner of this delivery settles"
+        message_key, owner, delivery = data.draw(st.sampled_from(self.past))
+        done = scripts.SETTLE(self.client, [], [P, Q, message_key, owner, delivery, 0, 1])
+        assert done == int(self.leased.get(message_key) == (owner, delivery)), "only the owner of this delivery settles"
         if done:
-            self._end(tag)
+            self._end(message_key)
 
     @rule(
         data=st.data(),
@@ -97,19 +104,19 @@ class Broker(RuleBasedStateMachine):
     def hand_back(self, data: st.DataObject, how: tuple) -> None:
         if not self.past:
             return
-        tag, owner, delivery = data.draw(st.sampled_from(self.past))
-        outcome = scripts.HAND_BACK(self.client, [], [P, Q, tag, owner, delivery, *how])
-        if self.leased.get(tag) != (owner, delivery):
+        message_key, owner, delivery = data.draw(st.sampled_from(self.past))
+        outcome = scripts.HAND_BACK(self.client, [], [P, Q, message_key, owner, delivery, *how])
+        if self.leased.get(message_key) != (owner, delivery):
             assert outcome == 0, "only the owner of this delivery hands it back"
             return
-        del self.leased[tag]
+        del self.leased[message_key]
         if outcome == 2:
             assert how[0] in {"bury", "failed"}
-            self.dead.add(tag)
+            self.dead.add(message_key)
         elif how[0] == "unknown":
-            self.delayed.add(tag)
+            self.delayed.add(message_key)
         else:
-            self.waiting.add(tag)
+            self.waiting.add(message_key)
 
     @rule(owner=OWNERS, number=st.integers(0, 40))
     def give_back(self, owner: str, number: int) -> None:
@@ -117,34 +124,34 @@ class Broker(RuleBasedStateMachine):
         last = next((one for one in reversed(self.past) if one[1] == owner), None)
         before = dict(self.leased)
         if scripts.GIVE_BACK(self.client, [], [P, owner, owner, number]):
-            tag = last[0]
-            assert before[tag] == last[1:]
-            del self.leased[tag]
-            self.waiting.add(tag)
+            message_key = last[0]
+            assert before[message_key] == last[1:]
+            del self.leased[message_key]
+            self.waiting.add(message_key)
 
     @rule(owner=OWNERS)
     def renew(self, owner: str) -> None:
         arguments, mine = [], []
-        for tag, of, delivery in self.past:
+        for message_key, of, delivery in self.past:
             if of == owner:
-                arguments += [Q, tag, delivery]
-                mine.append(self.leased.get(tag) == (owner, delivery))
+                arguments += [Q, message_key, delivery]
+                mine.append(self.leased.get(message_key) == (owner, delivery))
         lost = scripts.RENEW(self.client, [], [P, owner, 60_000, *arguments])
         assert sorted(lost) == [position for position, is_mine in enumerate(mine, 1) if not is_mine]
 
     @rule(owner=OWNERS)
     def kill(self, owner: str) -> None:
         """All leases of an owner end, and a sweep comes by."""
-        tags = [tag for tag, (of, _) in self.leased.items() if of == owner]
-        if tags:
-            self.client.zadd(keys.key(P, Q, keys.LEASES), dict.fromkeys(tags, 1))
+        message_keys = [message_key for message_key, (of, _) in self.leased.items() if of == owner]
+        if message_keys:
+            self.client.zadd(keys.key(P, Q, keys.LEASES), dict.fromkeys(message_keys, 1))
         swept = self._sweep()
-        assert swept.reclaimed + swept.buried == len(tags)
-        for tag in tags:
-            del self.leased[tag]
+        assert swept.reclaimed + swept.buried == len(message_keys)
+        for message_key in message_keys:
+            del self.leased[message_key]
             # What died together with others more than once comes back apart from them.
             places = {keys.LIVE: self.waiting, keys.DELAYED: self.delayed, keys.DEAD: self.dead}
-            next(names for part, names in places.items() if tag in self._names(part)).add(tag)
+            next(names for part, names in places.items() if message_key in self._names(part)).add(message_key)
 
     @rule()
     def time_passes(self) -> None:
@@ -155,37 +162,37 @@ class Broker(RuleBasedStateMachine):
         self.waiting |= self.delayed
         self.delayed.clear()
 
-    @rule(tag=TAGS)
-    def withdraw(self, tag: str) -> None:
-        taken = scripts.WITHDRAW(self.client, [], [P, Q, tag])
-        assert taken == int(tag in self.waiting or tag in self.delayed)
+    @rule(message_key=MESSAGE_KEYS)
+    def withdraw(self, message_key: str) -> None:
+        taken = scripts.WITHDRAW(self.client, [], [P, Q, message_key])
+        assert taken == int(message_key in self.waiting or message_key in self.delayed)
         if taken:
-            self.waiting.discard(tag)
-            self.delayed.discard(tag)
-            self._end(tag)
+            self.waiting.discard(message_key)
+            self.delayed.discard(message_key)
+            self._end(message_key)
 
-    @rule(tag=TAGS)
-    def redrive(self, tag: str) -> None:
-        outcome = scripts.REDRIVE(self.client, [], [P, Q, tag])
-        assert (outcome >= 0) == (tag in self.dead)
+    @rule(message_key=MESSAGE_KEYS)
+    def redrive(self, message_key: str) -> None:
+        outcome = scripts.REDRIVE(self.client, [], [P, Q, message_key])
+        assert (outcome >= 0) == (message_key in self.dead)
         if outcome >= 0:
-            self.dead.remove(tag)
-            self.waiting.add(tag)
+            self.dead.remove(message_key)
+            self.waiting.add(message_key)
 
-    @rule(tag=TAGS)
-    def discard(self, tag: str) -> None:
-        assert scripts.DISCARD(self.client, [], [P, Q, tag]) == int(tag in self.dead)
-        if tag in self.dead:
-            self.dead.remove(tag)
-            self._end(tag)
+    @rule(message_key=MESSAGE_KEYS)
+    def discard(self, message_key: str) -> None:
+        assert scripts.DISCARD(self.client, [], [P, Q, message_key]) == int(message_key in self.dead)
+        if message_key in self.dead:
+            self.dead.remove(message_key)
+            self._end(message_key)
 
     def _sweep(self) -> Swept:
         begin_sweeping(self.client)
         return self.sweeper.sweep()
 
-    def _end(self, tag: str) -> None:
-        self.leased.pop(tag, None)
-        self.ended.add(tag)
+    def _end(self, message_key: str) -> None:
+        self.leased.pop(message_key, None)
+        self.ended.add(message_key)
 
     def _names(self, part: str) -> set[str]:
         key = keys.key(P, Q, part)
@@ -209,12 +216,14 @@ class Broker(RuleBasedStateMachine):
         assert held == Counter(owner for owner, _ in self.leased.values())
         assert (Q.encode() in self.client.smembers(keys.registry(P))) or not (live | self.delayed | self.dead)
         listed = {
-            tag.decode() for part in keys.WAITING_LISTS for tag in self.client.lrange(keys.key(P, Q, part), 0, -1)
+            message_key.decode()
+            for part in keys.WAITING_LISTS
+            for message_key in self.client.lrange(keys.key(P, Q, part), 0, -1)
         }
         assert self.waiting <= listed
 
 
-def test_no_tag_is_ever_lost_or_held_twice(any_redis, caplog):
+def test_no_message_key_is_ever_lost_or_held_twice(any_redis, caplog):
     client = any_redis.client()
 
     class Here(Broker):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from celery_leases import keys, scripts
-from celery_leases.publish import load, tag
+from celery_leases.publish import load, message_key
 
 P = "t:"
 
@@ -20,7 +20,7 @@ def publish(client, name: str, message: str = "{}", due_ms: int = 0, priority: i
 
 def test_publish_module_imports_neither_kombu_nor_celery():
     code = (
-        "import sys, celery_leases.publish as p; p.tag('a');"
+        "import sys, celery_leases.publish as p; p.message_key('a');"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in {'kombu', 'celery', 'redis'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -29,23 +29,23 @@ def test_publish_module_imports_neither_kombu_nor_celery():
 @pytest.mark.parametrize(
     ("arguments", "expected"), [(("a",), "a:0:0"), (("a", 2), "a:2:0"), (("a:b", 1, 3), "a:b:1:3")]
 )
-def test_a_tag_names_one_attempt(arguments, expected):
-    assert tag(*arguments) == expected
+def test_a_message_key_names_one_attempt(arguments, expected):
+    assert message_key(*arguments) == expected
 
 
-def test_a_message_waits_under_its_tag(client):
+def test_a_message_waits_under_its_message_key(client):
     assert publish(client, "a", "message") == 1
     assert client.lrange(keys.key(P, "q", keys.WAITING), 0, -1) == [b"a"]
     assert client.hgetall(keys.key(P, "q", keys.LIVE)) == {b"a": b"message"}
     assert client.smembers(keys.registry(P)) == {b"q"}
 
 
-def test_a_live_tag_is_published_once(client):
+def test_a_live_message_key_is_published_once(client):
     assert [publish(client, "a"), publish(client, "a")] == [1, 0]
     assert client.llen(keys.key(P, "q", keys.WAITING)) == 1
 
 
-def test_a_delayed_tag_is_published_once(client):
+def test_a_delayed_message_key_is_published_once(client):
     due = round(time.time() * 1000) + 60_000
     assert [publish(client, "a", due_ms=due), publish(client, "a"), publish(client, "a", due_ms=due)] == [2, 0, 0]
     assert client.zcard(keys.key(P, "q", keys.DELAYED)) == 1
@@ -56,7 +56,7 @@ def test_a_past_due_time_waits_at_once(client):
     assert publish(client, "a", due_ms=1000) == 1
 
 
-def test_a_settled_tag_is_not_published_again(client):
+def test_a_settled_message_key_is_not_published_again(client):
     client.zadd(keys.key(P, "q", keys.SETTLED), {"a": 1})
     assert publish(client, "a") == 0
 
@@ -64,7 +64,7 @@ def test_a_settled_tag_is_not_published_again(client):
 def test_the_bell_does_not_grow_without_bound(client):
     for number in range(100):
         publish(client, str(number))
-    assert client.llen(keys.key(P, "q", keys.BELL)) <= 33
+    assert client.llen(keys.key(P, "q", keys.WAKE_UP)) <= 33
 
 
 def test_another_script_can_include_it(client):
@@ -73,6 +73,6 @@ def test_another_script_can_include_it(client):
         + "redis.call('HSET', KEYS[1], 'state', 'PENDING')"
         + "return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], 0, 0)"
     )
-    assert script(keys=["record"], args=[P, "q", tag("x"), "message"]) == 1
+    assert script(keys=["record"], args=[P, "q", message_key("x"), "message"]) == 1
     assert client.hget("record", "state") == b"PENDING"
     assert client.hget(keys.key(P, "q", keys.LIVE), "x:0:0") == b"message"

@@ -319,7 +319,7 @@ def test_a_deleted_dead_letter_is_gone(client):
     with pytest.raises(UnknownDeadLetterError):
         Admin(client, P).discard(Q, "a")
     left = {key.decode() for key in client.keys(f"{P}{Q}:*")}
-    assert left <= {keys.key(P, Q, keys.BELL), keys.key(P, Q, keys.WAITING)}
+    assert left <= {keys.key(P, Q, keys.WAKE_UP), keys.key(P, Q, keys.WAITING)}
 
 
 def test_tombstones_end(client):

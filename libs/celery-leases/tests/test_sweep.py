@@ -27,8 +27,8 @@ def step_clock(client, milliseconds: int) -> None:
     """What Redis holds of its clock, as it would be if the clock had jumped by this much."""
     client.hincrby(f"{P}sweep", "swept_at", -milliseconds)
     for part in (keys.LEASES, keys.UNREPORTED):
-        for tag, _ in client.zrange(keys.key(P, Q, part), 0, -1, withscores=True):
-            client.zincrby(keys.key(P, Q, part), -milliseconds, tag)
+        for message_key, _ in client.zrange(keys.key(P, Q, part), 0, -1, withscores=True):
+            client.zincrby(keys.key(P, Q, part), -milliseconds, message_key)
 
 
 @pytest.mark.parametrize("jump_ms", [15_000, HOUR_MS])

@@ -218,9 +218,12 @@ def test_the_command_shows_and_redrives(cluster):
     listed = json.loads(run("--json", "dead-letters", "list").stdout)
     assert listed["task"] == "leases_app.rejected"
     assert listed["reason"] == "no", "what the task gave as its reason"
-    shown = json.loads(run("dead-letters", "show", "work", listed["tag"]).stdout)
+    shown = json.loads(run("dead-letters", "show", "work", listed["message_key"]).stdout)
     assert shown["message"]["headers"]["id"] == "no"
-    assert run("dead-letters", "redrive", "work", listed["tag"]).stdout == f"redriven: work {listed['tag']}\n"
+    assert (
+        run("dead-letters", "redrive", "work", listed["message_key"]).stdout
+        == f"redriven: work {listed['message_key']}\n"
+    )
     until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 1, "its second death")
     missing = run("dead-letters", "show", "work", "nobody")
     assert (missing.returncode, "no dead letter" in missing.stderr) == (1, True)

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = actions.add_parser(name, help=text)
         one.add_argument("queue")
-        one.add_argument("tag", help="its name, as `list` prints it")
+        one.add_argument("message_key", help="its name, as `list` prints it")
     return root
 
 
@@ -76,7 +76,7 @@ def _dead_letters(admin: Admin, options: argparse.Namespace) -> None:
         rows = [
             {
                 "queue": letter.queue,
-                "tag": letter.tag,
+                "message_key": letter.message_key,
                 "task": letter.message.get("headers", {}).get("task", ""),
                 "reason": letter.reason,
                 "deliveries": letter.deliveries,
@@ -85,15 +85,17 @@ def _dead_letters(admin: Admin, options: argparse.Namespace) -> None:
             }
             for letter in letters
         ]
-        _print(rows, ["queue", "tag", "task", "reason", "deliveries", "died_at", "reported"], as_json=options.json)
+        _print(
+            rows, ["queue", "message_key", "task", "reason", "deliveries", "died_at", "reported"], as_json=options.json
+        )
     elif options.action == "show":
-        print(json.dumps(asdict(admin.dead_letter(options.queue, options.tag)), indent=2))
+        print(json.dumps(asdict(admin.dead_letter(options.queue, options.message_key)), indent=2))
     elif options.action == "redrive":
-        admin.redrive(options.queue, options.tag)
-        print(f"redriven: {options.queue} {options.tag}")
+        admin.redrive(options.queue, options.message_key)
+        print(f"redriven: {options.queue} {options.message_key}")
     else:
-        admin.discard(options.queue, options.tag)
-        print(f"deleted: {options.queue} {options.tag}")
+        admin.discard(options.queue, options.message_key)
+        print(f"deleted: {options.queue} {options.message_key}")
 
 
 def _print(rows: list[dict[str, object]], columns: list[str], *, as_json: bool) -> None:

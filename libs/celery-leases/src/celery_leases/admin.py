@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     # A question yields what is to be called on a pipeline, and is sent what came back.
     type Question[Answer] = Generator[Sequence[methodcaller], list[Any], Answer]
 
-# The oldest message is looked for among so many of each priority: a message that was withdrawn leaves its tag behind.
+# The oldest message is looked for among so many of each priority: one that was withdrawn leaves its key behind.
 _LOOKED_AT: Final = 10
 
 
@@ -55,7 +55,7 @@ class Position(NamedTuple):
 
     died_at_ms: int
     queue: str
-    tag: str
+    message_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class DeadLetter:
     """A message that was given up."""
 
     queue: str
-    tag: str
+    message_key: str
     reason: str
     deliveries: int
     owner: str
@@ -74,12 +74,12 @@ class DeadLetter:
     earlier: tuple[Death, ...] = ()
 
     @classmethod
-    def of(cls, queue: str, tag: str, raw: bytes, *, reported: bool) -> DeadLetter:
+    def of(cls, queue: str, message_key: str, raw: bytes, *, reported: bool) -> DeadLetter:
         """Return the dead letter that Redis holds as `raw`."""
         fields = json.loads(raw.decode("utf-8", "replace"))
         return cls(
             queue=queue,
-            tag=tag,
+            message_key=message_key,
             reason=fields["reason"],
             deliveries=int(fields["deliveries"]),
             owner=fields["owner"],
@@ -107,15 +107,15 @@ class DeadLetter:
     @property
     def position(self) -> Position:
         """Where it stands in the list."""
-        return Position(self.died_at_ms, self.queue, self.tag)
+        return Position(self.died_at_ms, self.queue, self.message_key)
 
 
 class UnknownDeadLetterError(LookupError):
     """There is no dead letter of this name in this queue."""
 
-    def __init__(self, queue: str, tag: str) -> None:
+    def __init__(self, queue: str, message_key: str) -> None:
         """Say which."""
-        super().__init__(f"queue {queue!r} has no dead letter {tag!r}")
+        super().__init__(f"queue {queue!r} has no dead letter {message_key!r}")
 
 
 class Admin:
@@ -138,42 +138,42 @@ class Admin:
         """Return how many messages of a queue are where."""
         return self.depths([queue])[0]
 
-    def dead_tags(self, queues: Iterable[str]) -> list[str]:
-        """Return the tags of all dead letters of these queues, the oldest of each first."""
-        return self._ask(_dead_tags(self._prefix, tuple(queues)))
+    def dead_message_keys(self, queues: Iterable[str]) -> list[str]:
+        """Return the message keys of all dead letters of these queues, the oldest of each first."""
+        return self._ask(_dead_message_keys(self._prefix, tuple(queues)))
 
     def dead_letters(self, queues: Iterable[str], limit: int = 100, after: Position | None = None) -> list[DeadLetter]:
         """Return the newest dead letters of these queues, newest first; those behind `after` where that is given."""
         return self._ask(_dead_letters(self._prefix, tuple(queues), limit, after))
 
-    def dead_letter(self, queue: str, tag: str) -> DeadLetter:
+    def dead_letter(self, queue: str, message_key: str) -> DeadLetter:
         """Return one dead letter.
 
         Raises:
-            UnknownDeadLetterError: when there is none of this tag.
+            UnknownDeadLetterError: when there is none of this message key.
 
         """
-        return self._ask(_dead_letter(self._prefix, queue, tag))
+        return self._ask(_dead_letter(self._prefix, queue, message_key))
 
-    def redrive(self, queue: str, tag: str) -> None:
+    def redrive(self, queue: str, message_key: str) -> None:
         """Put a dead letter back to the tail of its queue, blamed for nothing; its history stays until it ends well.
 
         Raises:
-            UnknownDeadLetterError: when there is none of this tag.
+            UnknownDeadLetterError: when there is none of this message key.
 
         """
-        if scripts.REDRIVE(self._client, [], [self._prefix, queue, tag]) < 0:
-            raise UnknownDeadLetterError(queue, tag)
+        if scripts.REDRIVE(self._client, [], [self._prefix, queue, message_key]) < 0:
+            raise UnknownDeadLetterError(queue, message_key)
 
-    def discard(self, queue: str, tag: str) -> None:
+    def discard(self, queue: str, message_key: str) -> None:
         """Delete a dead letter for good.
 
         Raises:
-            UnknownDeadLetterError: when there is none of this tag.
+            UnknownDeadLetterError: when there is none of this message key.
 
         """
-        if not scripts.DISCARD(self._client, [], [self._prefix, queue, tag]):
-            raise UnknownDeadLetterError(queue, tag)
+        if not scripts.DISCARD(self._client, [], [self._prefix, queue, message_key]):
+            raise UnknownDeadLetterError(queue, message_key)
 
     def _ask[Answer](self, question: Question[Answer]) -> Answer:
         try:
@@ -205,9 +205,9 @@ class AsyncAdmin:
         """As `Admin.depths`."""
         return await self._ask(_depths(self._prefix, tuple(queues)))
 
-    async def dead_tags(self, queues: Iterable[str]) -> list[str]:
-        """As `Admin.dead_tags`."""
-        return await self._ask(_dead_tags(self._prefix, tuple(queues)))
+    async def dead_message_keys(self, queues: Iterable[str]) -> list[str]:
+        """As `Admin.dead_message_keys`."""
+        return await self._ask(_dead_message_keys(self._prefix, tuple(queues)))
 
     async def dead_letters(
         self, queues: Iterable[str], limit: int = 100, after: Position | None = None
@@ -215,19 +215,19 @@ class AsyncAdmin:
         """As `Admin.dead_letters`."""
         return await self._ask(_dead_letters(self._prefix, tuple(queues), limit, after))
 
-    async def dead_letter(self, queue: str, tag: str) -> DeadLetter:
+    async def dead_letter(self, queue: str, message_key: str) -> DeadLetter:
         """As `Admin.dead_letter`."""
-        return await self._ask(_dead_letter(self._prefix, queue, tag))
+        return await self._ask(_dead_letter(self._prefix, queue, message_key))
 
-    async def redrive(self, queue: str, tag: str) -> None:
+    async def redrive(self, queue: str, message_key: str) -> None:
         """As `Admin.redrive`."""
-        if await scripts.REDRIVE.run_async(self._client, [], [self._prefix, queue, tag]) < 0:
-            raise UnknownDeadLetterError(queue, tag)
+        if await scripts.REDRIVE.run_async(self._client, [], [self._prefix, queue, message_key]) < 0:
+            raise UnknownDeadLetterError(queue, message_key)
 
-    async def discard(self, queue: str, tag: str) -> None:
+    async def discard(self, queue: str, message_key: str) -> None:
         """As `Admin.discard`."""
-        if not await scripts.DISCARD.run_async(self._client, [], [self._prefix, queue, tag]):
-            raise UnknownDeadLetterError(queue, tag)
+        if not await scripts.DISCARD.run_async(self._client, [], [self._prefix, queue, message_key]):
+            raise UnknownDeadLetterError(queue, message_key)
 
     async def _ask[Answer](self, question: Question[Answer]) -> Answer:
         try:
@@ -275,10 +275,10 @@ def _depths(prefix: str, queues: Sequence[str]) -> Question[list[Depth]]:
     ]
     rows = list(batched(found, 4 + len(keys.WAITING_LISTS), strict=True))
     # A pop takes from the lists in their order, and from their right ends.
-    tags = [[tag for waiting in row[4:] for tag in reversed(waiting)] for row in rows]
+    message_keys = [[message_key for waiting in row[4:] for message_key in reversed(waiting)] for row in rows]
     messages = yield [
         methodcaller("hmget", keys.key(prefix, queue, keys.LIVE), those or [""])
-        for queue, those in zip(queues, tags, strict=True)
+        for queue, those in zip(queues, message_keys, strict=True)
     ]
     return [
         Depth(
@@ -293,9 +293,9 @@ def _depths(prefix: str, queues: Sequence[str]) -> Question[list[Depth]]:
     ]
 
 
-def _dead_tags(prefix: str, queues: Sequence[str]) -> Question[list[str]]:
+def _dead_message_keys(prefix: str, queues: Sequence[str]) -> Question[list[str]]:
     found = yield [methodcaller("zrange", keys.key(prefix, queue, keys.DEAD_AT), 0, -1) for queue in queues]
-    return [tag.decode() for tags in found for tag in tags]
+    return [message_key.decode() for message_keys in found for message_key in message_keys]
 
 
 def _dead_letters(prefix: str, queues: Sequence[str], limit: int, after: Position | None) -> Question[list[DeadLetter]]:
@@ -318,7 +318,7 @@ def _positions(prefix: str, queue: str, limit: int, after: Position | None) -> Q
                 start=start, num=limit, withscores=True,
             )
         ]  # fmt: skip
-        positions = [Position(int(score), queue, tag.decode()) for tag, score in page]
+        positions = [Position(int(score), queue, message_key.decode()) for message_key, score in page]
         found += [position for position in positions if after is None or position < after]
         if len(positions) < limit:
             break
@@ -326,10 +326,10 @@ def _positions(prefix: str, queue: str, limit: int, after: Position | None) -> Q
     return found
 
 
-def _dead_letter(prefix: str, queue: str, tag: str) -> Question[DeadLetter]:
-    found = yield from _read(prefix, [Position(0, queue, tag)])
+def _dead_letter(prefix: str, queue: str, message_key: str) -> Question[DeadLetter]:
+    found = yield from _read(prefix, [Position(0, queue, message_key)])
     if not found:
-        raise UnknownDeadLetterError(queue, tag)
+        raise UnknownDeadLetterError(queue, message_key)
     return found[0]
 
 
@@ -339,14 +339,14 @@ def _read(prefix: str, positions: Sequence[Position]) -> Question[list[DeadLette
         return []
     found = yield [
         command
-        for _, queue, tag in positions
+        for _, queue, message_key in positions
         for command in (
-            methodcaller("hget", keys.key(prefix, queue, keys.DEAD), tag),
-            methodcaller("zscore", keys.key(prefix, queue, keys.UNREPORTED), tag),
+            methodcaller("hget", keys.key(prefix, queue, keys.DEAD), message_key),
+            methodcaller("zscore", keys.key(prefix, queue, keys.UNREPORTED), message_key),
         )
     ]
     return [
-        DeadLetter.of(queue, tag, raw, reported=unreported is None)
-        for (_, queue, tag), (raw, unreported) in zip(positions, batched(found, 2, strict=True), strict=True)
+        DeadLetter.of(queue, message_key, raw, reported=unreported is None)
+        for (_, queue, message_key), (raw, unreported) in zip(positions, batched(found, 2, strict=True), strict=True)
         if raw is not None
     ]

@@ -10,39 +10,39 @@ from __future__ import annotations
 
 from typing import Final
 
-# The list of tags that wait. Priorities 1 to 9, below 0, have lists of their own: "waiting.1", "waiting.2", ...
+# The list of message keys that wait. Priorities 1 to 9, below 0, have lists of their own: "waiting.1", "waiting.2", ...
 WAITING: Final = "waiting"
-# hash: tag -> message, for all that waits or runs. Its HLEN is the queue's drain-aware depth.
+# hash: message key -> message, for all that waits or runs. Its HLEN is the queue's drain-aware depth.
 LIVE: Final = "live"
-# sorted set: tag -> milliseconds (Redis's clock) at which its lease ends, and a half more until its owner has confirmed
-# that it has it. Its ZCARD is what runs.
+# sorted set: message key -> milliseconds (Redis's clock) at which its lease ends, and a half more until its owner has
+# confirmed that it has it. Its ZCARD is what runs.
 LEASES: Final = "leases"
-# hash: tag -> "owner delivery" of the lease.
+# hash: message key -> "owner delivery" of the lease.
 OWNERS: Final = "owners"
-# hash: tag -> "deliveries own shared unknown_since", written when a delivery did not end in an acknowledgement.
+# hash: message key -> "deliveries own shared unknown_since", written when a delivery did not end in an acknowledgement.
 HISTORY: Final = "history"
-# hash: tag -> priority, for those that are not 0.
+# hash: message key -> priority, for those that are not 0.
 PRIORITIES: Final = "priorities"
-# sorted set: tag -> milliseconds at which it is due; and the messages of those tags.
+# sorted set: message key -> milliseconds at which it is due; and the messages of those keys.
 DELAYED: Final = "delayed"
 DELAYED_MESSAGES: Final = "delayed-messages"
-# hash: tag -> dead letter (JSON); sorted set: tag -> time of death; sorted set: tag -> when to report it (again).
+# By message key: the dead letters (hash of JSON), their times of death, and when to report each, again (sorted sets).
 DEAD: Final = "dead"
 DEAD_AT: Final = "dead-at"
 UNREPORTED: Final = "unreported"
-# hash: tag -> how it died before (JSON), of messages that were redriven and have not ended since.
+# hash: message key -> how it died before (JSON), of messages that were redriven and have not ended since.
 DEATHS: Final = "deaths"
-# sorted set: tag -> time of its acknowledgement (tombstones).
+# sorted set: message key -> time of its acknowledgement (tombstones).
 SETTLED: Final = "settled"
 # list: one element for each wake-up that an idle worker may take.
-BELL: Final = "bell"
+WAKE_UP: Final = "bell"
 # string: the queue's x-expires in milliseconds, which ends when the queue has not been used for so long.
 EXPIRES: Final = "expires"
 
 WAITING_LISTS: Final = (WAITING, *(f"{WAITING}.{priority}" for priority in range(1, 10)))
 PARTS: Final = (
     *WAITING_LISTS, LIVE, LEASES, OWNERS, HISTORY, PRIORITIES,
-    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, DEATHS, SETTLED, BELL, EXPIRES,
+    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, DEATHS, SETTLED, WAKE_UP, EXPIRES,
 )  # fmt: skip
 
 

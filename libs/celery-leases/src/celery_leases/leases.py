@@ -59,24 +59,24 @@ class Lease:
     """One delivery of one message to this process."""
 
     queue: str
-    tag: str
+    message_key: str
     delivery: int
     priority: int = 0
 
     @property
     def delivery_tag(self) -> str:
         """The name of this delivery towards kombu; a message that comes back has another one."""
-        return f"{self.queue}\x1f{self.tag}\x1f{self.delivery}"
+        return f"{self.queue}\x1f{self.message_key}\x1f{self.delivery}"
 
     @property
     def named(self) -> Delivery:
         """The name of this delivery towards Redis."""
-        return Delivery(self.queue, self.tag, self.delivery)
+        return Delivery(self.queue, self.message_key, self.delivery)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a lease is to end: by a script, with its arguments after (prefix, queue, tag, owner, delivery)."""
+    """How a lease is to end: by a script, with its arguments after (prefix, queue, message key, owner, delivery)."""
 
     script: scripts.Script
     arguments: tuple[Argument, ...]
@@ -227,13 +227,20 @@ class Holder:
         try:
             self._run(held, ending)
         except (RedisError, OSError) as error:
-            logger.warning("%s cannot be settled now and will be: %s", held.lease.tag, error)
+            logger.warning("%s cannot be settled now and will be: %s", held.lease.message_key, error)
             with self._lock:
                 held.ending = ending
 
     def _run(self, held: _Held, ending: _Ending) -> None:
         lease = held.lease
-        arguments = (self.options.key_prefix, lease.queue, lease.tag, self.owner, lease.delivery, *ending.arguments)
+        arguments = (
+            self.options.key_prefix,
+            lease.queue,
+            lease.message_key,
+            self.owner,
+            lease.delivery,
+            *ending.arguments,
+        )
         with self._lock:
             held.is_ending = True
         try:
@@ -244,7 +251,7 @@ class Holder:
             raise
         if outcome == 0:
             counters["fenced"] += 1
-            logger.warning("fenced: delivery %d of %s is not ours any more", lease.delivery, lease.tag)
+            logger.warning("fenced: delivery %d of %s is not ours any more", lease.delivery, lease.message_key)
         with self._lock:
             self._held.pop(lease.delivery_tag, None)
 
@@ -352,7 +359,7 @@ class Holder:
             if held.is_ending or self._held.pop(lease.delivery_tag, None) is None:
                 return  # it was settled while the renewal was on its way
         counters["lost"] += 1
-        logger.warning("lost: the lease of delivery %d of %s has ended", lease.delivery, lease.tag)
+        logger.warning("lost: the lease of delivery %d of %s has ended", lease.delivery, lease.message_key)
         self._lost.append(held)
 
     def _settle_late(self) -> None:

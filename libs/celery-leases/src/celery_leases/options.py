@@ -34,7 +34,7 @@ class Options:
     # A task name that this worker does not know goes back, delayed by this much, for as long as the grace.
     unknown_task_delay_seconds: float = 5.0
     unknown_task_grace_seconds: float = 600.0
-    # How long a settled message's tag is remembered, so that it is not published again. 0 turns it off.
+    # How long a settled message's key is remembered, so that it is not published again. 0 turns it off.
     tombstone_seconds: float = 600.0
     dead_letter_retention_seconds: float = 14 * 86_400.0
     # "module:function", called with (message, reason) for each dead letter until it has returned. None turns it off.

@@ -7,7 +7,7 @@ its message in one atomic step::
         redis.call('HSET', KEYS[1], 'state', 'PENDING')
         return leases_publish(ARGV[1], ARGV[2], ARGV[3], ARGV[4], 0, 0)
     ''')
-    script(keys=["my:record"], args=[prefix, queue, tag(task_id), message])
+    script(keys=["my:record"], args=[prefix, queue, message_key(task_id), message])
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def _parts(path: str, done: set[str]) -> Iterator[str]:
     yield _INCLUDE.sub("", text)
 
 
-def tag(task_id: str, retries: int = 0, replaced_task_nesting: int = 0) -> str:
-    """Return the tag of one attempt of a task.
+def message_key(task_id: str, retries: int = 0, replaced_task_nesting: int = 0) -> str:
+    """Return the message key of one attempt of a task.
 
     `replaced_task_nesting` is part of it because ``self.replace()`` publishes the same task id and retry count again
     while the first message is still live.

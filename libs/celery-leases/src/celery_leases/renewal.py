@@ -51,7 +51,7 @@ class Delivery(NamedTuple):
     """What names a lease in Redis."""
 
     queue: str
-    tag: str
+    message_key: str
     number: int
 
 
@@ -171,7 +171,7 @@ def main() -> None:
         try:
             client = client or bounded_client(Connection(**info).channel()._get_pool(), options)  # noqa: SLF001
             for lost in renew(client, options, owner, list(held)):
-                logger.warning("lost: the lease of delivery %d of %s has ended", lost.number, lost.tag)
+                logger.warning("lost: the lease of delivery %d of %s has ended", lost.number, lost.message_key)
                 held.pop(lost, None)
         except (RedisError, OSError) as error:
             logger.warning("leases cannot be renewed now: %s", error)

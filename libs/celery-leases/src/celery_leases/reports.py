@@ -69,8 +69,8 @@ class Reporter:
             letters: list[bytes] = scripts.REPORT(self._client(), [], [options.key_prefix, queue, claim])
             if not letters:
                 break
-            for tag, letter in zip(letters[::2], letters[1::2], strict=True):
-                reported += self._may_report() and self._call(queue, tag.decode(), letter)
+            for message_key, letter in zip(letters[::2], letters[1::2], strict=True):
+                reported += self._may_report() and self._call(queue, message_key.decode(), letter)
         return reported
 
     def _work(self) -> None:
@@ -91,7 +91,7 @@ class Reporter:
         self._hanging = [thread for thread in self._hanging if thread.is_alive()]
         return self._handler is not None and len(self._hanging) < MOST_HANGING
 
-    def _call(self, queue: str, tag: str, letter: bytes) -> bool:
+    def _call(self, queue: str, message_key: str, letter: bytes) -> bool:
         """Call the handler; on any error, and while it has not returned, the letter stays unreported."""
         options = self._options
         fields = json.loads(letter.decode("utf-8", "replace"))
@@ -100,16 +100,18 @@ class Reporter:
         def run(handler: Any = self._handler) -> None:  # noqa: ANN401 -- it is not None here
             try:
                 handler(decode(fields["message"]), fields["reason"])
-                scripts.REPORTED(self._client(), [f"{options.key_prefix}{queue}"], [tag])
+                scripts.REPORTED(self._client(), [f"{options.key_prefix}{queue}"], [message_key])
                 outcome.append(True)
             except Exception:
-                logger.exception("dead letter %s of %s could not be reported; it is tried again", tag, queue)
+                logger.exception("dead letter %s of %s could not be reported; it is tried again", message_key, queue)
                 outcome.append(False)
 
-        thread = threading.Thread(target=run, name=f"dead letter {tag}", daemon=True)
+        thread = threading.Thread(target=run, name=f"dead letter {message_key}", daemon=True)
         thread.start()
         thread.join(options.on_dead_letter_seconds)
         if not outcome:
             self._hanging.append(thread)
-            logger.error("on_dead_letter has not returned for dead letter %s of %s, and is left to itself", tag, queue)
+            logger.error(
+                "on_dead_letter has not returned for dead letter %s of %s, and is left to itself", message_key, queue
+            )
         return outcome == [True]

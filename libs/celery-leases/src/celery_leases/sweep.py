@@ -39,7 +39,7 @@ class Swept:
     # Queues that have dead letters to report.
     unreported: list[str] = field(default_factory=list)
     unswept: dict[str, str] = field(default_factory=dict)
-    # Whether no lease is given back for now: Redis was away or silent, or its clock has jumped.
+    # Whether no lease is given back for now: Redis was unavailable or silent, or its clock has jumped.
     is_resting: bool = False
 
 

@@ -2,7 +2,7 @@
 
 What is kombu's stays kombu's: connections, TLS, Sentinel, fanout, the poller, reconnects, health checks. What is ours
 is how a message is put, taken and settled. The polling connection alternates two commands: the pop script, and, only
-when that found nothing, BRPOP on the bells of its queues.
+when that found nothing, BRPOP on the wake-up lists of its queues.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, R
 from celery_leases import address, envelopes, keys, leases, scripts, worker
 from celery_leases.leases import UNDECODABLE, Holder, Lease, counters, holder_for
 from celery_leases.options import InvalidOptionError, Options
-from celery_leases.publish import tag
+from celery_leases.publish import message_key
 from celery_leases.qos import QoS
 from celery_leases.sweep import milliseconds
 
@@ -97,12 +97,12 @@ class LeaseChannel:
     # -- publishing
 
     def _put(self, queue: str, message: dict[str, Any], **_: object) -> None:
-        """Publish; a tag that is already live, delayed or settled is dropped."""
+        """Publish; a message key that is already live, delayed or settled is dropped."""
         properties, headers = message["properties"], message.get("headers") or {}
         arguments = [
             self.options.key_prefix,
             queue,
-            _tag_of(headers, properties),
+            _message_key_of(headers, properties),
             dumps(message),
             _due_ms(headers.get("eta")),
             self._priority_of(message),
@@ -193,7 +193,7 @@ class LeaseChannel:
         if self._found_nothing:
             command: Sequence[scripts.Argument] = [
                 "BRPOP",
-                *(keys.key(self.options.key_prefix, queue, keys.BELL) for queue in queues),
+                *(keys.key(self.options.key_prefix, queue, keys.WAKE_UP) for queue in queues),
                 timeout or self.brpop_timeout or 0,
             ]
             self._in_flight = "BRPOP"
@@ -234,7 +234,7 @@ class LeaseChannel:
             raise Empty
         self._forgotten = False
         if not reply:
-            # An empty list: it looked at many tags without a message, and there are more.
+            # An empty list: it looked at many message keys without a message, and there are more.
             self._found_nothing = reply is None
             raise Empty
         no_ack = [self._no_ack.get(queue, False) for queue in self._popped]
@@ -261,9 +261,9 @@ class LeaseChannel:
         self, queues: Sequence[str], reply: Sequence[Any], no_ack: Sequence[bool]
     ) -> tuple[dict[str, Any], str] | None:
         """Hold what a pop took and return its envelope; None when it went back or to the dead letters."""
-        index, tag_bytes, raw, delivery, is_revoked = reply
+        index, message_key_bytes, raw, delivery, is_revoked = reply
         queue, takes = queues[int(index) - 1], no_ack[int(index) - 1]
-        lease = Lease(queue, tag_bytes.decode(), int(delivery))
+        lease = Lease(queue, message_key_bytes.decode(), int(delivery))
         try:
             payload: dict[str, Any] = loads(raw.decode())
             headers, properties = payload["headers"], payload["properties"]
@@ -288,7 +288,7 @@ class LeaseChannel:
             return None
         if takes:
             return payload, queue
-        lease = Lease(queue, lease.tag, lease.delivery, priority)
+        lease = Lease(queue, lease.message_key, lease.delivery, priority)
         if not known:
             self.holder.refuse(lease)
             return None
@@ -308,7 +308,7 @@ class LeaseChannel:
             self.end_unusable(delivery_tag, error)
 
     def end_unusable(self, delivery_tag: str, error: Exception) -> None:
-        """Bury a message that raised, a moment ago, when Celery made a task of it; hand it back if a server is away."""
+        """Bury a message of which Celery could make no task a moment ago; hand it back if a server is unavailable."""
         if isinstance(error, (*self.connection_errors, BackendError)):
             logger.warning("a message cannot be made a task of now: it goes back to its queue: %r", error)
             self.holder.requeue(delivery_tag)
@@ -516,12 +516,12 @@ class SentinelTransport(Transport):
     schemes = address.SENTINEL_SCHEMES
 
 
-def _tag_of(headers: dict[str, Any], properties: dict[str, Any]) -> str:
-    """Return the tag of a message; one that is not a task's is never a duplicate."""
+def _message_key_of(headers: dict[str, Any], properties: dict[str, Any]) -> str:
+    """Return the message key of a message; one that is not a task's is never a duplicate."""
     task_id = headers.get("id")
     if task_id is None or "task" not in headers:
         return f"message:{properties['delivery_tag']}"
-    return tag(task_id, headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0)
+    return message_key(task_id, headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0)
 
 
 def _due_ms(eta: str | None) -> int:

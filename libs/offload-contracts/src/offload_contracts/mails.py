@@ -16,7 +16,7 @@ Recipients = Annotated[tuple[Address, ...], Field(min_length=1, max_length=MAX_R
 
 
 class Template(StrEnum):
-    """The templates that may be asked for by name. The two notices are not among them: they are ours to send."""
+    """The templates that may be asked for by name; no post can ask for those of the two notifications."""
 
     WELCOME = "welcome"
     RECEIPT = "receipt"

@@ -57,8 +57,8 @@ def ledger(prefix: str, celery_id: str) -> str:
     return f"{prefix}ledger:{celery_id}"
 
 
-def slots(prefix: str) -> str:
-    """Return the key of the last slots that beat has published."""
+def occurrences(prefix: str) -> str:
+    """Return the key of the last occurrences that beat has published."""
     return f"{prefix}slots"
 
 
@@ -77,6 +77,6 @@ def figures(prefix: str, day: date) -> str:
     return f"{prefix}figures:{(day - date(1970, 1, 1)).days}"
 
 
-def failure_notice(task_id: str, redrives: int = 0) -> str:
+def failure_notification(task_id: str, redrives: int = 0) -> str:
     """Return the id of the task that tells a user of this task's failure: one for each time that it was tried."""
     return f"{task_id}-failure" if redrives == 0 else f"{task_id}-failure-{redrives}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from celery_leases.publish import tag
+from celery_leases.publish import message_key
 from offload_core import keys
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Envelope:
     """A message ready to be published."""
 
     queue: str
-    tag: str
+    message_key: str
     text: str
     due_ms: int
 
@@ -109,4 +109,4 @@ def envelope(
         },
     }
     due_ms = round(due.timestamp() * 1000) if due else 0
-    return Envelope(first.queue, tag(task_id), json.dumps(message), due_ms)
+    return Envelope(first.queue, message_key(task_id), json.dumps(message), due_ms)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Redis is away, starting, full, or a replica for the moment: waiting helps, and nothing has been written.
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
+# Redis is unavailable, starting, full, or a replica for the moment: waiting helps, and nothing has been written.
+UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
 SOCKET_TIMEOUT_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 1.0
@@ -133,7 +133,7 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:
-    """Do `action`, again and again while Redis is away: an outage is nobody's failure.
+    """Do `action`, again and again while Redis is unavailable: an outage is nobody's failure.
 
     `action` must be safe to repeat. When `give_up` says so, the last error is raised.
     """
@@ -143,7 +143,7 @@ def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bo
     while True:
         try:
             result = action()
-        except AWAY as error:
+        except UNAVAILABLE as error:
             if give_up():
                 raise
             if not warned:

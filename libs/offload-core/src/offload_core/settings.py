@@ -157,10 +157,10 @@ class WorkerSettings(BaseSettings):
         default=0, description="A pool process is replaced after so many tasks; 0: never (prefork only)."
     )
     liveness_file: str | None = Field(
-        default=None, description="Stamped once a second while the loop lives, Redis or no Redis; for a liveness probe."
+        default=None, description="Touched once a second while the loop lives, Redis or no Redis; for a liveness probe."
     )
     readiness_file: str | None = Field(
-        default=None, description="Stamped once a second while work is taken; for a readiness probe."
+        default=None, description="Touched once a second while work is taken; for a readiness probe."
     )
 
     def model_post_init(self, context: object, /) -> None:

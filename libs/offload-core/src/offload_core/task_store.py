@@ -110,7 +110,8 @@ class TaskStore:
         """
         message = task.envelope
         return _ACCEPT(
-            self.prefix, self.broker_prefix, task.task_id, message.queue, message.tag, message.text, message.due_ms,
+            self.prefix, self.broker_prefix, task.task_id,
+            message.queue, message.message_key, message.text, message.due_ms,
             keys.idempotency(self.prefix, task.owner, idempotency_key) if idempotency_key else "", fingerprint,
             waiting_limit, int(is_nearly_full),
             keys.rate(self.prefix, task.owner) if rate else "",
@@ -137,7 +138,7 @@ class TaskStore:
         if notification is not None:
             message = notification.envelope
             told = (
-                self.broker_prefix, message.queue, message.tag, message.text, notification.task_id,
+                self.broker_prefix, message.queue, message.message_key, message.text, notification.task_id,
                 *notification.fields(),
             )  # fmt: skip
         return _FINISH(
@@ -156,16 +157,18 @@ class TaskStore:
         """Cancel a task: at once where it waits, else with the step that runs."""
         return _CANCEL(self.prefix, self.broker_prefix, task_id, self.keep_ms)
 
-    def redrive(self, queue: str, tag: str) -> Call:
+    def redrive(self, queue: str, message_key: str) -> Call:
         """Bring a dead letter back, with its task."""
-        step = _step_of(tag)
-        return _REDRIVE(self.prefix, self.broker_prefix, queue, tag, step.task_id, step.number)
+        step = _step_of(message_key)
+        return _REDRIVE(self.prefix, self.broker_prefix, queue, message_key, step.task_id, step.number)
 
-    def discard(self, queue: str, tag: str) -> Call:
+    def discard(self, queue: str, message_key: str) -> Call:
         """Delete a dead letter; its task's record lives on as long as any other."""
-        return _DISCARD(self.prefix, self.broker_prefix, queue, tag, _step_of(tag).task_id, self.keep_ms)
+        return _DISCARD(
+            self.prefix, self.broker_prefix, queue, message_key, _step_of(message_key).task_id, self.keep_ms
+        )
 
 
-def _step_of(tag: str) -> Step:
-    """Return the step of a message: its tag is the step's id, the attempt and how often it was replaced."""
-    return keys.step_of(tag.rsplit(":", 2)[0])
+def _step_of(message_key: str) -> Step:
+    """Return the step of a message: its message key is the step's id, the attempt and how often it was replaced."""
+    return keys.step_of(message_key.rsplit(":", 2)[0])

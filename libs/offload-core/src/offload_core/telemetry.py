@@ -1,7 +1,7 @@
 """OpenTelemetry for every service: OTLP over HTTP, configured by the standard ``OTEL_*`` variables.
 
 Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing is installed and nothing is paid. Export and shutdown are bounded in
-time: a collector that is away or silent must not hold a worker.
+time: a collector that is unavailable or silent must not hold a worker.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class RecordBackend(BaseBackend):
             answer = patiently(lambda: call.run(self.client), what, give_up=worker.is_stopping)
         except Exception as error:
             if worker.is_stopping():
-                raise Reject(f"stopped while Redis was away: {what}", requeue=True) from error
+                raise Reject(f"stopped while Redis was unavailable: {what}", requeue=True) from error
             raise
         outcome: str = answer.decode()
         if outcome != "stored" and not outcome.startswith("run:"):
@@ -149,19 +149,19 @@ class RecordBackend(BaseBackend):
         state: str = "FAILURE",
         keep_ms: int | None = None,
     ) -> str:
-        """End a task at a step that failed, and publish its notice where a user asked for one, all in one script.
+        """End a task at a step that failed, and publish its notification where a user asked for one, all in one script.
 
         No mail is sent of a REVOKED task, nor of a mail that failed. Returns the script's answer.
         """
         step = keys.step_of(celery_id)
         record = self._record(step.task_id)
-        notice: records.NewTask | None = None
+        notification: records.NewTask | None = None
         if state == "FAILURE" and record is not None and step.number <= len(record.steps):
             name = record.steps[step.number - 1].name
             contract = by_name(name)
             if record.notify and (contract is None or contract.queue is not Queue.MAIL):
-                notice = self._notice(record, name, error)
-        call = self.store.finish(step, run, state, error, keep_ms=keep_ms, notification=notice)
+                notification = self._notification(record, name, error)
+        call = self.store.finish(step, run, state, error, keep_ms=keep_ms, notification=notification)
         return self.run(call, f"store {state} of {celery_id}")
 
     def dead_letter(self, message: dict[str, Any], reason: str) -> None:
@@ -208,9 +208,9 @@ class RecordBackend(BaseBackend):
         error = record.steps[step.number - 1].error
         return error if error is not None and error.get("code") == code else None
 
-    def _notice(self, record: records.Record, step: str, error: dict[str, Any]) -> records.NewTask:
+    def _notification(self, record: records.Record, step: str, error: dict[str, Any]) -> records.NewTask:
         assert record.notify  # noqa: S101 -- only asked for when it is set
-        task_id = keys.failure_notice(record.task_id, len(record.redrives))
+        task_id = keys.failure_notification(record.task_id, len(record.redrives))
         message = NotifyFailure(
             to=record.notify,
             failed_task_id=record.task_id,
@@ -221,7 +221,7 @@ class RecordBackend(BaseBackend):
         )
         return self._publisher.task(
             task_id,
-            "failure-notice",
+            "failure-notification",
             record.owner,
             [ChainStep.of(NOTIFY_FAILURE, message)],
             trace_id=record.trace_id or "",

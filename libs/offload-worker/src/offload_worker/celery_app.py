@@ -45,7 +45,7 @@ class Connection(kombu.Connection):
 
         def alive() -> None:
             if self.liveness_file is not None:
-                liveness.stamp(self.liveness_file)
+                liveness.touch(self.liveness_file)
             if callback is not None:
                 callback()
 

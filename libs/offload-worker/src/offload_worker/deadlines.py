@@ -56,7 +56,7 @@ def _watch() -> None:
 def _look() -> None:
     while True:
         now = time.monotonic()
-        late = {tag: name for tag, (ends, name) in list(_running.items()) if ends < now}
+        late = {message_key: name for message_key, (ends, name) in list(_running.items()) if ends < now}
         if late:
             _end(late)
         time.sleep(0.2)

@@ -24,7 +24,7 @@ from celery_leases import leases
 
 logger = logging.getLogger(__name__)
 
-# Handing back takes milliseconds; where Redis is away it cannot be done, and the leases run out instead.
+# Handing back takes milliseconds; where Redis is unavailable it cannot be done, and the leases run out instead.
 HAND_BACK_SECONDS = 3.0
 
 _lock = threading.Lock()

@@ -1,9 +1,10 @@
-"""The stamps that probes look at: files whose times say that the consumer's loop does its work.
+"""The heartbeat files that probes look at: their times say that the consumer's loop does its work.
 
-Liveness is stamped once a second while the worker consumes, is full, waits for Redis's answer, or tries to connect
-again. It grows old when the loop stands still, or turns without asking for messages. It stays fresh while Redis is away
-or silent: a restart would not help.
-Readiness is stamped only while work is taken, and is removed when that ends.
+The liveness file is touched once a second while the worker consumes, is full, waits for Redis's answer, or tries to
+connect again. It grows old when the loop stands still, or turns without asking for messages. It stays fresh while Redis
+is unavailable or silent: a restart would not help.
+
+The readiness file is touched only while work is taken, and is removed when that ends.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from celery_leases import leases
 POLL_LIMIT_SECONDS = 10.0
 
 
-def stamp(path: str) -> None:
+def touch(path: str) -> None:
     """Set the file's time to now."""
     Path(path).touch()
 
@@ -32,7 +33,7 @@ class LivenessStep(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
-        """Find out where to stamp."""
+        """Find out where the files are."""
         super().__init__(consumer, **kwargs)
         settings = consumer.app.settings
         self._path: str | None = settings.liveness_file
@@ -40,14 +41,14 @@ class LivenessStep(bootsteps.StartStopStep):
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's signature
-        """Begin to stamp; called again after each reconnect."""
+        """Begin to touch the files; called again after each reconnect."""
         if self._path is not None:
-            stamp(self._path)
+            touch(self._path)
         if self._path is not None or self._ready_path is not None:
             self._timer = consumer.timer.call_repeatedly(1.0, self._beat, (consumer,), priority=10)
 
     def stop(self, consumer: Any) -> None:  # noqa: ANN401, ARG002 -- Celery's signature
-        """Stop stamping; the connection's own retries stamp meanwhile."""
+        """Stop; the connection's own retries touch the liveness file meanwhile."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -60,6 +61,6 @@ class LivenessStep(bootsteps.StartStopStep):
         takes_work = full or time.monotonic() - polled < POLL_LIMIT_SECONDS
         waits = any(holder.awaited for holder in leases.holders())
         if self._path is not None and (takes_work or waits):
-            stamp(self._path)
+            touch(self._path)
         if self._ready_path is not None and takes_work:
-            stamp(self._ready_path)
+            touch(self._ready_path)

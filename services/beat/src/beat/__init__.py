@@ -1,1 +1,1 @@
-"""Beat: publishes what is scheduled, each slot exactly once, and sweeps the broker."""
+"""Beat: publishes what is scheduled, each occurrence exactly once, and sweeps the broker."""

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from celery.beat import Service
 
-from beat.scheduler import SlotScheduler
+from beat.scheduler import OccurrenceScheduler
 from beat.schedules import Cron, Every, Schedule
 from offload_contracts.maintenance import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
 from offload_core import logs
@@ -61,5 +61,5 @@ def create(settings: BeatSettings) -> OffloadApp:
 
 def service(app: OffloadApp, settings: BeatSettings) -> Service:
     """Return the running beat: ``start()`` blocks, ``stop()`` ends it."""
-    scheduler = partial(SlotScheduler, schedules=schedules(settings))
+    scheduler = partial(OccurrenceScheduler, schedules=schedules(settings))
     return Service(app, max_interval=1, scheduler_cls=scheduler)

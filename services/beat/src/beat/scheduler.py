@@ -1,4 +1,4 @@
-"""Our scheduler on Celery's: slots claimed by one script, and the broker's sweep."""
+"""Our scheduler on Celery's: occurrences claimed by one script, and the broker's sweep."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 OWNER = "beat"
 TICK_SECONDS = 1.0
 
-_SLOT = TaskScript("beat/lua/slot.lua")
+_OCCURRENCE = TaskScript("beat/lua/occurrence.lua")
 
 
-class SlotScheduler(Scheduler):
-    """Publishes each slot of each schedule once, by Redis's clock. What it knows is in Redis: it may die anywhere."""
+class OccurrenceScheduler(Scheduler):
+    """Publishes each occurrence of a schedule once, by Redis's clock. All it knows is in Redis; it may die anywhere."""
 
     def __init__(self, app: OffloadApp, *args: Any, schedules: tuple[Schedule, ...] = (), **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
         """Take the schedules; nothing is connected yet."""
@@ -46,13 +46,13 @@ class SlotScheduler(Scheduler):
         self._publisher = Publisher(OWNER)
         options = Options.of(app.conf.broker_transport_options)
         self._sweeper, self._reporter = Sweeper(self._client, options), Reporter(lambda: self._client, options)
-        # Slots that are known to be published: the script decides, this only spares it the question.
+        # Occurrences that are known to be published: the script decides, this only spares it the question.
         self._done: dict[str, datetime] = {}
-        self._is_away = False
+        self._is_unavailable = False
         self._has_begun = False
 
     def tick(self, *_: object, **__: object) -> float:
-        """Publish what is due and sweep. Returns the seconds until the next tick. Redis away: the next tick tries."""
+        """Publish what is due and sweep; returns the seconds until the next tick, which tries again if Redis fails."""
         started = time.monotonic()
         try:
             now = self._now()
@@ -61,15 +61,15 @@ class SlotScheduler(Scheduler):
                 self._publish_due(schedule, now)
             self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:
-            if not self._is_away:
+            if not self._is_unavailable:
                 logger.warning("waiting for Redis (%s), which is tried each second: %s", cause(error), error)
-            self._is_away = True
+            self._is_unavailable = True
         else:
-            self._is_away = False
+            self._is_unavailable = False
             if self._settings.readiness_file is not None:
-                liveness.stamp(self._settings.readiness_file)
+                liveness.touch(self._settings.readiness_file)
         if self._settings.liveness_file is not None:
-            liveness.stamp(self._settings.liveness_file)
+            liveness.touch(self._settings.liveness_file)
         return max(TICK_SECONDS - (time.monotonic() - started), 0.05)
 
     def should_sync(self) -> bool:
@@ -80,10 +80,12 @@ class SlotScheduler(Scheduler):
         """Write nothing."""
 
     def _begin(self, now: datetime) -> None:
-        """Note when a schedule was first known: slots before that were not missed, they never were."""
+        """Note when a schedule was first known: occurrences before that were not missed, they never were."""
         if not self._has_begun:
             for schedule in self._schedules:
-                self._client.hsetnx(keys.slots(self._settings.key_prefix), schedule.name, round(now.timestamp() * 1000))
+                self._client.hsetnx(
+                    keys.occurrences(self._settings.key_prefix), schedule.name, round(now.timestamp() * 1000)
+                )
             self._has_begun = True
 
     def _now(self) -> datetime:
@@ -91,31 +93,31 @@ class SlotScheduler(Scheduler):
         return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
     def _publish_due(self, schedule: Schedule, now: datetime) -> None:
-        slot = schedule.due(now)
-        if slot is None or self._done.get(schedule.name) == slot:
+        occurrence = schedule.due(now)
+        if occurrence is None or self._done.get(schedule.name) == occurrence:
             return
-        outcome = self._publish(schedule, slot)
+        outcome = self._publish(schedule, occurrence)
         if outcome != "early":
-            self._done[schedule.name] = slot
+            self._done[schedule.name] = occurrence
         if outcome == "recovered":
             metrics.get_meter("offload").create_counter(
                 "offload.beat.clock_ahead",
-                description="Slots published although a later one had been, while Redis's clock was ahead",
+                description="Occurrences published although a later one had been, while Redis's clock was ahead",
             ).add(1, {"offload.schedule": schedule.name})
             logger.warning(
-                "Redis's clock was ahead: a later slot of %s is published already; going on by the clock as it is now",
+                "Redis's clock was ahead: a later occurrence of %s was published; going on by the clock as it is now",
                 schedule.name,
             )
-        logger.info("slot %s: %s", schedule.task_id(slot), outcome)
+        logger.info("occurrence %s: %s", schedule.task_id(occurrence), outcome)
 
-    def _publish(self, schedule: Schedule, slot: datetime) -> str:
+    def _publish(self, schedule: Schedule, occurrence: datetime) -> str:
         settings = self._settings
-        with self._publisher.publishing(schedule.task_id(slot), "maintenance", OWNER, [schedule.step]) as task:
+        with self._publisher.publishing(schedule.task_id(occurrence), "maintenance", OWNER, [schedule.step]) as task:
             message = task.envelope
-            call = _SLOT(
-                settings.key_prefix, settings.broker_prefix, schedule.name, round(slot.timestamp() * 1000),
-                round(schedule.latest.total_seconds() * 1000), task.task_id, message.queue, message.tag, message.text,
-                *task.fields(),
+            call = _OCCURRENCE(
+                settings.key_prefix, settings.broker_prefix, schedule.name, round(occurrence.timestamp() * 1000),
+                round(schedule.latest.total_seconds() * 1000), task.task_id,
+                message.queue, message.message_key, message.text, *task.fields(),
             )  # fmt: skip
             outcome: str = call.run(self._client).decode()
             return outcome

@@ -1,7 +1,7 @@
-"""Schedules, as pure functions of time: which slot is the newest, and when is the next.
+"""Schedules, as pure functions of time: which occurrence is the newest, and when is the next.
 
-A slot is a moment in UTC. A local time that daylight saving skips is a slot at the next valid minute; one that it
-doubles is one slot.
+An occurrence is a moment in UTC. A local time that daylight saving skips is an occurrence at the next valid minute;
+one that it doubles is one occurrence.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ class ScheduleError(ValueError):
     """A schedule cannot be read."""
 
 
-# A slot that is found this late was missed, where missed slots are not caught up: a tick takes a second.
+# An occurrence that is found this late was missed, where missed occurrences are not caught up: a tick takes a second.
 PUNCTUAL = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """A slot each so many seconds, counted from the epoch: two beats agree on them."""
+    """An occurrence each so many seconds, counted from the epoch: two beats agree on them."""
 
     seconds: int
 
     def newest(self, now: datetime, _grace: timedelta) -> datetime | None:
-        """Return the newest slot up to now."""
+        """Return the newest occurrence up to now."""
         return datetime.fromtimestamp(now.timestamp() // self.seconds * self.seconds, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """Slots by a cron expression in a time zone."""
+    """Occurrences by a cron expression in a time zone."""
 
     expression: str
     zone: ZoneInfo
@@ -53,23 +53,23 @@ class Cron:
 
         """
         try:
-            next(self._slots(datetime.now(UTC)))
+            next(self._occurrences(datetime.now(UTC)))
         except (CronSimError, StopIteration):
             message = f"{self.expression!r} is not a cron expression that comes true"
             raise ScheduleError(message) from None
 
     def newest(self, now: datetime, grace: timedelta) -> datetime | None:
-        """Return the newest slot up to now and within the grace, or None."""
+        """Return the newest occurrence up to now and within the grace, or None."""
         newest = None
-        for slot in self._slots(now - grace - timedelta(minutes=1)):
-            if slot > now:
+        for occurrence in self._occurrences(now - grace - timedelta(minutes=1)):
+            if occurrence > now:
                 break
-            newest = slot
+            newest = occurrence
         return newest
 
-    def _slots(self, after: datetime) -> Iterator[datetime]:
-        for slot in CronSim(self.expression, after.astimezone(self.zone)):
-            yield slot.astimezone(UTC)
+    def _occurrences(self, after: datetime) -> Iterator[datetime]:
+        for occurrence in CronSim(self.expression, after.astimezone(self.zone)):
+            yield occurrence.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +79,19 @@ class Schedule:
     name: str
     when: Every | Cron
     step: ChainStep
-    # Of the slots missed while beat was down only the newest is caught up, and only within this.
+    # Of the occurrences missed while beat was down only the newest is caught up, and only within this.
     grace: timedelta
 
     @property
     def latest(self) -> timedelta:
-        """How late a slot may be published at all."""
+        """How late an occurrence may be published at all."""
         return max(self.grace, PUNCTUAL)
 
     def due(self, now: datetime) -> datetime | None:
-        """Return the slot that is to be published now, if it was not before; None when there is none."""
-        slot = self.when.newest(now, self.latest)
-        return slot if slot is not None and now - slot <= self.latest else None
+        """Return the occurrence that is to be published now, if it was not before; None when there is none."""
+        occurrence = self.when.newest(now, self.latest)
+        return occurrence if occurrence is not None and now - occurrence <= self.latest else None
 
-    def task_id(self, slot: datetime) -> str:
-        """Return the id of a slot's task: the same from every beat."""
-        return f"{self.name}@{slot:%Y%m%dT%H%M%SZ}"
+    def task_id(self, occurrence: datetime) -> str:
+        """Return the id of an occurrence's task: the same from every beat."""
+        return f"{self.name}@{occurrence:%Y%m%dT%H%M%SZ}"

@@ -36,12 +36,12 @@ class BeatSettings(Settings, WorkerSettings):
         default=(), description="Who gets the daily report, divided by spaces or commas. Nobody: no mail."
     )
     report_grace_seconds: Count = Field(
-        default=3600, description="How late a report may be caught up after beat was away."
+        default=3600, description="How late a report may be caught up after beat was not running."
     )
     nightly_clean_up_cron: str = Field(default="0 3 * * *", description="When expired outputs and uploads are deleted.")
     weekly_clean_up_cron: str = Field(default="0 4 * * 0", description="When forgotten records are looked for too.")
     clean_up_grace_seconds: Count = Field(
-        default=21_600, description="How late a clean-up may be caught up after beat was away."
+        default=21_600, description="How late a clean-up may be caught up after beat was not running."
     )
 
     @field_validator("report_recipients", mode="before")

@@ -73,7 +73,7 @@ class Keys:
         """
         self._lines = settings.api_keys
         self._file = Path(settings.api_keys_file) if settings.api_keys_file is not None else None
-        self._seen = self._stamp()
+        self._seen = self._version()
         self._callers = self._read()
         self._open = settings.development_mode
         if self._open:
@@ -92,10 +92,10 @@ class Keys:
 
     def refresh(self) -> None:
         """Read the file again if it has changed. A file that cannot be read changes nothing, and is logged."""
-        stamp = self._stamp()
-        if stamp is None or stamp == self._seen:
+        version = self._version()
+        if version is None or version == self._seen:
             return
-        self._seen = stamp
+        self._seen = version
         try:
             self._callers = self._read()
         except (SettingsError, OSError, UnicodeDecodeError):
@@ -103,7 +103,7 @@ class Keys:
         else:
             logger.info("API keys were read again: %d", len(self._callers))
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _version(self) -> tuple[int, int, int] | None:
         """Return what changes with the file, also where it is a link that is switched (a mounted Secret)."""
         if self._file is None:
             return None

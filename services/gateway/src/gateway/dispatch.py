@@ -15,7 +15,7 @@ from redis.exceptions import OutOfMemoryError
 from gateway.pipeline import Pipeline
 from gateway.problems import RETRY_AFTER_SECONDS, Problem
 from offload_core.publisher import Publisher
-from offload_core.redis_client import AWAY
+from offload_core.redis_client import UNAVAILABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,10 +114,10 @@ class Dispatcher:
             # Filled up within the second since it was looked at: the script has written nothing.
             self._redis.memory_share = 1.0
             return "memory", ""
-        except AWAY:
+        except UNAVAILABLE:
             try:
                 result = await self._pipeline.run(call)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 self._redis.is_up = False
                 raise Problem(
                     HTTPStatus.SERVICE_UNAVAILABLE,

@@ -81,8 +81,8 @@ def _record_key(settings: MailWorkerSettings, blob_key: str) -> str:
 
 
 def _tasks_of_dead_letters(settings: MailWorkerSettings, client: redis.Redis) -> frozenset[str]:
-    tags = Admin(client, settings.broker_prefix).dead_tags(queue.value for queue in Queue)
-    return frozenset(keys.step_of(tag.rsplit(":", 2)[0]).task_id for tag in tags)
+    message_keys = Admin(client, settings.broker_prefix).dead_message_keys(queue.value for queue in Queue)
+    return frozenset(keys.step_of(message_key.rsplit(":", 2)[0]).task_id for message_key in message_keys)
 
 
 def _has_open_record(settings: MailWorkerSettings, client: redis.Redis, blob_key: str) -> bool:

@@ -8,18 +8,18 @@ local text = redis.call('GET', mark)
 if not text then
   return 0
 end
-local number, base, tag, delivery = unpack(cjson.decode(text))
+local number, base, message_key, delivery = unpack(cjson.decode(text))
 if number ~= ARGV[4] then
   return 0
 end
 redis.call('DEL', mark)
-local holder, current = owner_of(base, tag)
+local holder, current = owner_of(base, message_key)
 if holder ~= owner or current ~= delivery then
   return 0
 end
-local h = read_history(base, tag)
+local h = read_history(base, message_key)
 h.deliveries = delivery
-write_history(base, tag, h)
-requeue(base, tag)
-drop_lease(prefix, base, tag, owner)
+write_history(base, message_key, h)
+requeue(base, message_key)
+drop_lease(prefix, base, message_key, owner)
 return 1

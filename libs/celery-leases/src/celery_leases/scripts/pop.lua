@@ -3,21 +3,21 @@
 -- KEYS: the queues' bases in the order to try them.
 -- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that never
 -- acknowledge settle by the pop).
--- Returns {index of the queue, tag, message, delivery, 1 if its task is revoked}; {} when there is more to look at; nil when nothing waits.
+-- Returns {index of the queue, message key, message, delivery, 1 if its task is revoked}; {} when there is more to look at; nil when nothing waits.
 local prefix, owner, lease_ms, poller, number = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local looked_at = 0
 
 local function take(base, list)
   while looked_at < MOVES do
-    local tag = redis.call('RPOP', list)
-    if not tag then
+    local message_key = redis.call('RPOP', list)
+    if not message_key then
       return nil
     end
     looked_at = looked_at + 1
-    local message = redis.call('HGET', base .. ':live', tag)
-    -- A tag without a message was cancelled; one with an owner is a stale copy of a message that runs.
-    if message and redis.call('HEXISTS', base .. ':owners', tag) == 0 then
-      return tag, message
+    local message = redis.call('HGET', base .. ':live', message_key)
+    -- A message key without a message was cancelled; one with an owner is a stale copy of a message that runs.
+    if message and redis.call('HEXISTS', base .. ':owners', message_key) == 0 then
+      return message_key, message
     end
   end
 end
@@ -39,30 +39,30 @@ for index, base in ipairs(KEYS) do
 end
 for priority = 0, longest do
   for index, base in ipairs(KEYS) do
-    local tag, message
+    local message_key, message
     if priority <= lasts[index] then
-      tag, message = take(base, waiting_list(base, priority))
+      message_key, message = take(base, waiting_list(base, priority))
     end
-    if tag then
+    if message_key then
       if is_empty(base, lasts[index]) then
         redis.call('DEL', base .. ':bell')
       end
       if ARGV[5 + index] == 'take' then
-        redis.call('HDEL', base .. ':live', tag)
-        redis.call('HDEL', base .. ':priorities', tag)
-        return {index, tag, message, 1, 0}
+        redis.call('HDEL', base .. ':live', message_key)
+        redis.call('HDEL', base .. ':priorities', message_key)
+        return {index, message_key, message, 1, 0}
       end
-      local h = read_history(base, tag)
+      local h = read_history(base, message_key)
       local delivery = h.deliveries + 1
       -- Half a millisecond marks a delivery that its owner has not confirmed: this answer may still be lost.
-      redis.call('ZADD', base .. ':leases', now_ms() + lease_ms + 0.5, tag)
-      redis.call('HSET', base .. ':owners', tag, owner .. ' ' .. delivery)
+      redis.call('ZADD', base .. ':leases', now_ms() + lease_ms + 0.5, message_key)
+      redis.call('HSET', base .. ':owners', message_key, owner .. ' ' .. delivery)
       redis.call('HINCRBY', prefix .. 'held', owner, 1)
-      redis.call('SET', prefix .. 'popped:' .. owner .. ':' .. poller, cjson.encode({number, base, tag, delivery}),
+      redis.call('SET', prefix .. 'popped:' .. owner .. ':' .. poller, cjson.encode({number, base, message_key, delivery}),
         'PX', lease_ms * 10)
-      local task_id = string.match(tag, '^(.*):%d+:%d+$')
+      local task_id = string.match(message_key, '^(.*):%d+:%d+$')
       local is_revoked = task_id and redis.call('ZSCORE', prefix .. 'revoked', task_id)
-      return {index, tag, message, delivery, is_revoked and 1 or 0}
+      return {index, message_key, message, delivery, is_revoked and 1 or 0}
     end
     if looked_at >= MOVES then
       return {}

@@ -1,14 +1,14 @@
--- leases_publish(prefix, queue, tag, message, due_ms, priority)
+-- leases_publish(prefix, queue, message key, message, due_ms, priority)
 -- Puts a message into its queue, or among the delayed ones when due_ms (Redis's clock) lies ahead. The priority is 0, the
 -- highest, to 9.
--- Returns 1 when it waits, 2 when it is delayed, 0 when its tag is already live, delayed, dead or settled (nothing
+-- Returns 1 when it waits, 2 when it is delayed, 0 when its message key is already live, delayed, dead or settled (nothing
 -- changes): a step published again by a second run of the one before it must not give a poison three more lives.
-local function leases_publish(prefix, queue, tag, message, due_ms, priority)
+local function leases_publish(prefix, queue, message_key, message, due_ms, priority)
   local base = prefix .. queue
-  if redis.call('HEXISTS', base .. ':delayed-messages', tag) == 1
-      or redis.call('ZSCORE', base .. ':settled', tag)
-      or redis.call('HEXISTS', base .. ':live', tag) == 1
-      or redis.call('HEXISTS', base .. ':dead', tag) == 1 then
+  if redis.call('HEXISTS', base .. ':delayed-messages', message_key) == 1
+      or redis.call('ZSCORE', base .. ':settled', message_key)
+      or redis.call('HEXISTS', base .. ':live', message_key) == 1
+      or redis.call('HEXISTS', base .. ':dead', message_key) == 1 then
     return 0
   end
   local outcome = 1
@@ -16,7 +16,7 @@ local function leases_publish(prefix, queue, tag, message, due_ms, priority)
   priority = math.max(0, math.min(9, math.floor(tonumber(priority))))
   local is_first = redis.call('HLEN', base .. ':live') == 0
   if priority > 0 then
-    redis.call('HSET', base .. ':priorities', tag, priority)
+    redis.call('HSET', base .. ':priorities', message_key, priority)
   end
   local now = nil
   if tonumber(due_ms) > 0 then
@@ -24,18 +24,18 @@ local function leases_publish(prefix, queue, tag, message, due_ms, priority)
     now = time[1] * 1000 + math.floor(time[2] / 1000)
   end
   if now and tonumber(due_ms) > now then
-    redis.call('HSET', base .. ':delayed-messages', tag, message)
-    redis.call('ZADD', base .. ':delayed', due_ms, tag)
+    redis.call('HSET', base .. ':delayed-messages', message_key, message)
+    redis.call('ZADD', base .. ':delayed', due_ms, message_key)
     is_first = true
     outcome = 2
   else
-    redis.call('HSET', base .. ':live', tag, message)
+    redis.call('HSET', base .. ':live', message_key, message)
     local waiting = base .. ':waiting'
     if priority > 0 then
       waiting = waiting .. '.' .. priority
     end
-    redis.call('LPUSH', waiting, tag)
-    -- The bell only wakes idle workers; more rings than workers would cost memory and no more.
+    redis.call('LPUSH', waiting, message_key)
+    -- The wake-up list only wakes idle workers; more entries than workers would cost memory and no more.
     if redis.call('LPUSH', base .. ':bell', 1) > 32 then
       redis.call('LTRIM', base .. ':bell', 0, 31)
     end

@@ -14,10 +14,10 @@ local function go_on_when_full(prefix)
   redis.call('UNLINK', prefix .. 'nothing')
 end
 
--- A tag's history: how often it was delivered, how many of those it alone can be blamed for, how many ended together
+-- A message key's history: how often it was delivered, how many of those it alone can be blamed for, how many ended together
 -- with others of the same owner, and since when (ms) no worker has known its task.
-local function read_history(base, tag)
-  local text = redis.call('HGET', base .. ':history', tag)
+local function read_history(base, message_key)
+  local text = redis.call('HGET', base .. ':history', message_key)
   if not text then
     return {deliveries = 0, own = 0, shared = 0, unknown_since = 0}
   end
@@ -25,27 +25,27 @@ local function read_history(base, tag)
   return {deliveries = tonumber(a), own = tonumber(b), shared = tonumber(c), unknown_since = tonumber(d)}
 end
 
-local function write_history(base, tag, h)
-  redis.call('HSET', base .. ':history', tag,
+local function write_history(base, message_key, h)
+  redis.call('HSET', base .. ':history', message_key,
     string.format('%d %d %d %.0f', h.deliveries, h.own, h.shared, h.unknown_since))
 end
 
 -- Returns the owner and the delivery of a running message, or nil.
-local function owner_of(base, tag)
-  local owner, delivery = string.match(redis.call('HGET', base .. ':owners', tag) or '', '^(.*) (%d+)$')
+local function owner_of(base, message_key)
+  local owner, delivery = string.match(redis.call('HGET', base .. ':owners', message_key) or '', '^(.*) (%d+)$')
   return owner, tonumber(delivery)
 end
 
 -- `held` counts the leases of each owner.
-local function drop_lease(prefix, base, tag, owner)
-  redis.call('ZREM', base .. ':leases', tag)
-  redis.call('HDEL', base .. ':owners', tag)
+local function drop_lease(prefix, base, message_key, owner)
+  redis.call('ZREM', base .. ':leases', message_key)
+  redis.call('HDEL', base .. ':owners', message_key)
   if redis.call('HINCRBY', prefix .. 'held', owner, -1) < 1 then
     redis.call('HDEL', prefix .. 'held', owner)
   end
 end
 
-local function ring(base)
+local function wake_up(base)
   if redis.call('LPUSH', base .. ':bell', 1) > 32 then
     redis.call('LTRIM', base .. ':bell', 0, 31)
   end
@@ -59,33 +59,33 @@ local function waiting_list(base, priority)
   return base .. ':waiting'
 end
 
-local function priority_of(base, tag)
-  return tonumber(redis.call('HGET', base .. ':priorities', tag) or 0)
+local function priority_of(base, message_key)
+  return tonumber(redis.call('HGET', base .. ':priorities', message_key) or 0)
 end
 
 -- Back to the head: a task that was taken before must not wait behind a long backlog again.
-local function requeue(base, tag)
-  redis.call('RPUSH', waiting_list(base, priority_of(base, tag)), tag)
-  ring(base)
+local function requeue(base, message_key)
+  redis.call('RPUSH', waiting_list(base, priority_of(base, message_key)), message_key)
+  wake_up(base)
 end
 
-local function postpone(base, tag, due_ms)
-  local message = redis.call('HGET', base .. ':live', tag)
-  redis.call('HDEL', base .. ':live', tag)
-  redis.call('HSET', base .. ':delayed-messages', tag, message)
-  redis.call('ZADD', base .. ':delayed', due_ms, tag)
+local function postpone(base, message_key, due_ms)
+  local message = redis.call('HGET', base .. ':live', message_key)
+  redis.call('HDEL', base .. ':live', message_key)
+  redis.call('HSET', base .. ':delayed-messages', message_key, message)
+  redis.call('ZADD', base .. ':delayed', due_ms, message_key)
 end
 
 -- A dead letter is born unreported: whoever reports dead letters does so until the handler has returned.
-local function bury(base, tag, reason, owner, h, now)
-  local message = redis.call('HGET', base .. ':live', tag) or ''
-  local earlier = redis.call('HGET', base .. ':deaths', tag)
-  redis.call('HSET', base .. ':dead', tag, cjson.encode({
+local function bury(base, message_key, reason, owner, h, now)
+  local message = redis.call('HGET', base .. ':live', message_key) or ''
+  local earlier = redis.call('HGET', base .. ':deaths', message_key)
+  redis.call('HSET', base .. ':dead', message_key, cjson.encode({
     message = message, reason = reason, deliveries = h.deliveries, owner = owner, died_at_ms = now,
-    priority = priority_of(base, tag), earlier = earlier and cjson.decode(earlier) or nil}))
-  redis.call('ZADD', base .. ':dead-at', now, tag)
-  redis.call('ZADD', base .. ':unreported', now, tag)
+    priority = priority_of(base, message_key), earlier = earlier and cjson.decode(earlier) or nil}))
+  redis.call('ZADD', base .. ':dead-at', now, message_key)
+  redis.call('ZADD', base .. ':unreported', now, message_key)
   for _, part in ipairs({'live', 'history', 'priorities', 'deaths'}) do
-    redis.call('HDEL', base .. ':' .. part, tag)
+    redis.call('HDEL', base .. ':' .. part, message_key)
   end
 end

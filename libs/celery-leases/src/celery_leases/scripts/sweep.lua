@@ -31,8 +31,8 @@ end
 -- Messages that died together with others twice or more may have a poison among them. They come back one by one within
 -- four seconds, each at a time of its own that changes with every delivery: an innocent meets the poison again by chance
 -- alone.
-local function apart_ms(tag, deliveries)
-  return tonumber(string.sub(redis.sha1hex(tag .. ' ' .. deliveries), 1, 8), 16) % 4000
+local function apart_ms(message_key, deliveries)
+  return tonumber(string.sub(redis.sha1hex(message_key .. ' ' .. deliveries), 1, 8), 16) % 4000
 end
 
 -- A key of the wrong type is found before anything is moved.
@@ -52,25 +52,25 @@ local function check_types(base)
   end
 end
 
-local function join(base, tag)
-  redis.call('ZREM', base .. ':delayed', tag)
-  local message = redis.call('HGET', base .. ':delayed-messages', tag)
-  redis.call('HDEL', base .. ':delayed-messages', tag)
-  if message and redis.call('HSETNX', base .. ':live', tag, message) == 1 then
-    if redis.call('HEXISTS', base .. ':history', tag) == 1 then
+local function join(base, message_key)
+  redis.call('ZREM', base .. ':delayed', message_key)
+  local message = redis.call('HGET', base .. ':delayed-messages', message_key)
+  redis.call('HDEL', base .. ':delayed-messages', message_key)
+  if message and redis.call('HSETNX', base .. ':live', message_key, message) == 1 then
+    if redis.call('HEXISTS', base .. ':history', message_key) == 1 then
       -- It was delivered before, and must not wait behind a long backlog again.
-      requeue(base, tag)
+      requeue(base, message_key)
     else
-      redis.call('LPUSH', waiting_list(base, priority_of(base, tag)), tag)
-      ring(base)
+      redis.call('LPUSH', waiting_list(base, priority_of(base, message_key)), message_key)
+      wake_up(base)
     end
     due = due + 1
   end
 end
 
-local function reclaim(base, tag, is_confirmed)
-  local owner = owner_of(base, tag) or ''
-  local h = read_history(base, tag)
+local function reclaim(base, message_key, is_confirmed)
+  local owner = owner_of(base, message_key) or ''
+  local h = read_history(base, message_key)
   h.deliveries = h.deliveries + 1
   -- Of a delivery that was never confirmed it is not known whether it began.
   if not is_confirmed or died_as_a_whole(owner) then
@@ -78,16 +78,16 @@ local function reclaim(base, tag, is_confirmed)
   else
     h.own = h.own + 1
   end
-  drop_lease(prefix, base, tag, owner)
+  drop_lease(prefix, base, message_key, owner)
   if h.own >= limit or h.shared >= shared_limit then
-    bury(base, tag, 'delivery.limit', owner, h, now)
+    bury(base, message_key, 'delivery.limit', owner, h, now)
     buried = buried + 1
-  elseif redis.call('HEXISTS', base .. ':live', tag) == 1 then
-    write_history(base, tag, h)
+  elseif redis.call('HEXISTS', base .. ':live', message_key) == 1 then
+    write_history(base, message_key, h)
     if h.shared > 1 then
-      postpone(base, tag, now + apart_ms(tag, h.deliveries))
+      postpone(base, message_key, now + apart_ms(message_key, h.deliveries))
     else
-      requeue(base, tag)
+      requeue(base, message_key)
     end
     reclaimed = reclaimed + 1
   end
@@ -108,7 +108,7 @@ local function find_orphans(base)
     redis.call('LPUSH', waiting_list(base, priority_of(base, found[i])), found[i])
     left = left - 1
   end
-  ring(base)
+  wake_up(base)
 end
 
 local function of(base, part, latest, most)
@@ -126,16 +126,16 @@ local function sweep(queue)
   if #ready + #expired > 0 then
     check_types(base)
   end
-  for _, tag in ipairs(ready) do
-    join(base, tag)
+  for _, message_key in ipairs(ready) do
+    join(base, message_key)
   end
   -- The newest first, so that the oldest of them ends at the head.
   for i = #expired - 1, 1, -2 do
     reclaim(base, expired[i], not string.find(expired[i + 1], '%.5$'))
   end
   for part, latest in pairs({leases = now + longest_ms + 1000, unreported = now + 86400000}) do
-    for _, tag in ipairs(redis.call('ZRANGEBYSCORE', base .. ':' .. part, '(' .. latest, '+inf', 'LIMIT', 0, left)) do
-      redis.call('ZADD', base .. ':' .. part, now + longest_ms, tag)
+    for _, message_key in ipairs(redis.call('ZRANGEBYSCORE', base .. ':' .. part, '(' .. latest, '+inf', 'LIMIT', 0, left)) do
+      redis.call('ZADD', base .. ':' .. part, now + longest_ms, message_key)
       left = left - 1
     end
   end
@@ -146,10 +146,10 @@ local function sweep(queue)
     end
     left = left - math.floor(#old / 5)
   end
-  for _, tag in ipairs(of(base, 'dead-at', now - retention_ms, left)) do
-    redis.call('ZREM', base .. ':dead-at', tag)
-    redis.call('ZREM', base .. ':unreported', tag)
-    redis.call('HDEL', base .. ':dead', tag)
+  for _, message_key in ipairs(of(base, 'dead-at', now - retention_ms, left)) do
+    redis.call('ZREM', base .. ':dead-at', message_key)
+    redis.call('ZREM', base .. ':unreported', message_key)
+    redis.call('HDEL', base .. ':dead', message_key)
     left = left - 1
   end
   find_orphans(base)
@@ -158,7 +158,7 @@ local function sweep(queue)
   end
   if redis.call('EXISTS', base .. ':live', base .. ':delayed', base .. ':dead', base .. ':settled') == 0 then
     redis.call('SREM', prefix .. 'queues', queue)
-    -- Tags of cancelled messages, and rings for nobody.
+    -- Keys of cancelled messages, and wake-ups for nobody.
     for priority = 0, 9 do
       redis.call('UNLINK', waiting_list(base, priority))
     end

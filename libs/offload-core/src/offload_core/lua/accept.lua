@@ -2,7 +2,7 @@
 --- @include celery_leases/scripts/publish.lua
 --- @include celery_leases/scripts/depth.lua
 -- Takes a task: idempotency key, record and first message, or nothing of it.
--- ARGV: prefix, broker prefix, task id, queue, tag, message, due_ms, idempotency key or '', fingerprint,
+-- ARGV: prefix, broker prefix, task id, queue, message key, message, due_ms, idempotency key or '', fingerprint,
 --       most waiting, or delayed where due_ms is not 0 (0: no limit), 1 when Redis is nearly full, the caller's rate key or '', ms between two tasks at its
 --       rate, how many may come at once, number of steps, then the record's fields.
 -- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What was

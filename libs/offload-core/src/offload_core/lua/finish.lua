@@ -2,7 +2,7 @@
 --- @include celery_leases/scripts/publish.lua
 -- Stores how a step ended.
 -- ARGV: prefix, task id, step, attempt, delivery, state, result or error, keep_ms, then for a FAILURE that is to be told:
---       broker prefix, queue, tag, message, the notice's id and its record's fields.
+--       broker prefix, queue, message key, message, the notification's id and its record's fields.
 -- Returns 'stored', 'ended' (it was terminal before), 'fenced' (a newer run speaks), 'record.missing'.
 local prefix, task_id, n, state = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
 local key = record_key(prefix, task_id)

@@ -2,12 +2,12 @@
 --- @include celery_leases/scripts/redrive.lua
 -- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
 -- the gate lets it run again.
--- ARGV: prefix, broker prefix, queue, tag, task id, step.
+-- ARGV: prefix, broker prefix, queue, message key, task id, step.
 -- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
 -- yet), 'record.missing', 'task.ended' (cancelled, or done by another run).
-local prefix, broker, queue, tag, task_id, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local prefix, broker, queue, message_key, task_id, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local key = record_key(prefix, task_id)
-local text, is_reported = leases_dead_letter(broker, queue, tag)
+local text, is_reported = leases_dead_letter(broker, queue, message_key)
 if not text then
   return 'dead_letter.missing'
 end
@@ -45,5 +45,5 @@ if redis.call('EXISTS', figures) == 1 then
   redis.call('HINCRBY', figures, record[4] .. ':FAILURE', -1)
 end
 emit(prefix, task_id, 'task', '', 'REDRIVEN')
-leases_redrive(broker, queue, tag)
+leases_redrive(broker, queue, message_key)
 return 'redriven'

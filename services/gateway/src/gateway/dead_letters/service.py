@@ -21,25 +21,25 @@ LIMIT = 1_000
 
 
 class Name(NamedTuple):
-    """Which dead letter: written ``queue:tag``. A queue's name holds no colon, a tag holds two."""
+    """Which dead letter: written ``queue:message key``. A queue's name holds no colon, a message key holds two."""
 
     queue: str
-    tag: str
+    message_key: str
 
     def __str__(self) -> str:
         """Return it as the API writes it."""
-        return f"{self.queue}:{self.tag}"
+        return f"{self.queue}:{self.message_key}"
 
     @classmethod
     def of(cls, text: str) -> Name | None:
         """Return the name that a text is, or None."""
-        queue, colon, tag = text.partition(":")
-        return cls(queue, tag) if colon and tag and queue in set(Queue) else None
+        queue, colon, message_key = text.partition(":")
+        return cls(queue, message_key) if colon and message_key and queue in set(Queue) else None
 
 
 def cursor_of(position: Position) -> str:
     """Return a place in the list as the API writes it."""
-    name = Name(position.queue, position.tag)
+    name = Name(position.queue, position.message_key)
     return base64.urlsafe_b64encode(f"{position.died_at_ms}:{name}".encode()).decode().rstrip("=")
 
 
@@ -104,4 +104,4 @@ class DeadLetters:
 
 def name_of(letter: DeadLetter) -> Name:
     """Return a letter's name."""
-    return Name(letter.queue, letter.tag)
+    return Name(letter.queue, letter.message_key)
