@@ -134,15 +134,21 @@ class TaskStore:
         notification: NewTask | None = None,
     ) -> Call:
         """Store how a step ended, with its result or its error; a `notification` of a FAILURE is published with it."""
-        told: tuple[Argument, ...] = ()
+        published = ""
         if notification is not None:
             message = notification.envelope
-            told = (
-                self.broker_prefix, message.queue, message.message_key, message.text, notification.task_id,
-                *notification.fields(),
-            )  # fmt: skip
+            published = json.dumps(
+                {
+                    "task_id": notification.task_id,
+                    "fields": notification.fields(),
+                    "broker_prefix": self.broker_prefix,
+                    "queue": message.queue,
+                    "message_key": message.message_key,
+                    "message": message.text,
+                }
+            )
         return _FINISH(
-            self.prefix, step.task_id, step.number, *run, state, json.dumps(outcome), keep_ms or self.keep_ms, *told
+            self.prefix, step.task_id, step.number, *run, state, json.dumps(outcome), keep_ms or self.keep_ms, published
         )
 
     def retry(self, step: Step, run: tuple[int, int], error: Mapping[str, Any], retry_at_ms: int) -> Call:

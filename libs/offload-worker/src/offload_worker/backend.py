@@ -6,13 +6,11 @@ import logging
 import os
 import time
 import traceback as traceback_module
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.backends.base import BaseBackend
 from celery.exceptions import Reject
-from opentelemetry import metrics
 
 from celery_leases import worker
 from offload_contracts.contract import ContractError, Queue
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
     from offload_core.task_store import Call
 
 logger = logging.getLogger(__name__)
-
-# Stores that changed nothing because a newer run speaks, or because the step had ended.
-counters: Counter[str] = Counter()
 
 
 class RecordBackend(BaseBackend):
@@ -70,7 +65,6 @@ class RecordBackend(BaseBackend):
             raise
         outcome: str = answer.decode()
         if outcome != "stored" and not outcome.startswith("run:"):
-            counters[outcome] += 1
             logger.info("%s: %s", what, outcome)
         return outcome
 
@@ -105,7 +99,7 @@ class RecordBackend(BaseBackend):
     ) -> None:
         """Store why a step failed for good; the same script publishes the mail that tells its user."""
         if isinstance(exc, Reject):
-            return  # the broker buries the message, and `dead_letter` tells of it
+            return  # the broker buries the message, and `dead_letters` tells of it
         self.fail(task_id, describe(exc, traceback), Fence.of(request), state=state)
 
     def mark_as_retry(
@@ -129,7 +123,7 @@ class RecordBackend(BaseBackend):
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         """Return what Celery's own ``AsyncResult`` asks for."""
         step = keys.step_of(task_id)
-        found = self._record(step.task_id)
+        found = self.record(step.task_id)
         if found is None:
             return {"status": "PENDING", "result": None}
         own = found.steps[step.number - 1]
@@ -154,7 +148,7 @@ class RecordBackend(BaseBackend):
         No mail is sent of a REVOKED task, nor of a mail that failed. Returns the script's answer.
         """
         step = keys.step_of(celery_id)
-        record = self._record(step.task_id)
+        record = self.record(step.task_id)
         notification: records.NewTask | None = None
         if state == "FAILURE" and record is not None and step.number <= len(record.steps):
             name = record.steps[step.number - 1].name
@@ -164,33 +158,7 @@ class RecordBackend(BaseBackend):
         call = self.store.finish(step, run, state, error, keep_ms=keep_ms, notification=notification)
         return self.run(call, f"store {state} of {celery_id}")
 
-    def dead_letter(self, message: dict[str, Any], reason: str) -> None:
-        """Tell of a buried message: its task becomes FAILURE, and its user is told. Called until it has returned."""
-        celery_id = message.get("headers", {}).get("id")
-        if not celery_id:
-            logger.error("a message without a task was buried: %s", reason)
-            return
-        texts = {
-            "delivery.limit": "the worker died each time it ran this step",
-            "contract.unknown": "no worker knows this task",
-            "record.missing": "the task has no record",
-            "message.undecodable": "the message could not be decoded",
-        }
-        error = self._last_error(str(celery_id), reason) or {
-            "code": reason,
-            "message": texts.get(reason, "the message was rejected"),
-        }
-        metrics.get_meter("offload").create_counter(
-            "offload.dead_letters",
-            description="Messages that were given up, by reason; a letter told of twice counts twice",
-        ).add(1, {"offload.reason": reason})
-        headers = message["headers"]
-        # Whatever ran before, the burying has the last word: no delivery of this attempt comes after it.
-        last = Fence(int(headers.get("retries") or 0), delivery=2**31)
-        keep_ms = self.settings.dead_letter_retention_seconds * 1000
-        self.fail(str(celery_id), error, last, keep_ms=keep_ms)
-
-    def _record(self, task_id: str) -> records.Record | None:
+    def record(self, task_id: str) -> records.Record | None:
         """Return a task's record, or None. Waits for Redis."""
         key = keys.record(self.settings.key_prefix, task_id)
         return patiently(
@@ -198,15 +166,6 @@ class RecordBackend(BaseBackend):
             f"read {task_id}",
             give_up=worker.is_stopping,
         )
-
-    def _last_error(self, celery_id: str, code: str) -> dict[str, Any] | None:
-        """Return the error of a step that was given up after its last retry: it says more than its code."""
-        step = keys.step_of(celery_id)
-        record = self._record(step.task_id)
-        if record is None or step.number > len(record.steps):
-            return None
-        error = record.steps[step.number - 1].error
-        return error if error is not None and error.get("code") == code else None
 
     def _notification(self, record: records.Record, step: str, error: dict[str, Any]) -> records.NewTask:
         assert record.notify  # noqa: S101 -- only asked for when it is set

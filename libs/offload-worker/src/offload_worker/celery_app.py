@@ -15,7 +15,7 @@ from offload_contracts.registry import ALL
 from offload_core import redis_client, trust
 from offload_core.messages import HIDDEN
 from offload_core.settings import SettingsError
-from offload_worker import liveness
+from offload_worker import dead_letters, liveness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ class OffloadApp(Celery):
 
 
 def _dead_letter(app: OffloadApp, message: dict[str, Any], reason: str) -> None:
-    app.backend.dead_letter(message, reason)
+    dead_letters.tell(app.backend, message, reason)
 
 
 def create_app(

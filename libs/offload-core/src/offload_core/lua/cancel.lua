@@ -23,9 +23,7 @@ for n = 1, count do
       taken = leases_withdraw(broker, steps[n].queue, id .. ':' .. (attempt + 1) .. ':0')
     end
     if taken == 1 then
-      local now = now_ms()
-      revoke_steps(prefix, task_id, n, count, now, 'task.cancelled')
-      end_task(prefix, task_id, 'REVOKED', now, ARGV[4])
+      end_task(prefix, task_id, n, count, 'REVOKED', 'task.cancelled', now_ms(), ARGV[4])
       return 'revoked'
     end
     break

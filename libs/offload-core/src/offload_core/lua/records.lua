@@ -32,10 +32,21 @@ local function leave_outcome(prefix, task_id, state, now, live_ms)
   redis.call('PEXPIRE', key, string.format('%.0f', live_ms))
 end
 
--- The record and its events live for keep_ms from now on, the idempotency key a day at least, and what is left of the
--- task as long as its outputs and that key.
-local function end_task(prefix, task_id, state, now, keep_ms)
+local function end_step(prefix, task_id, n, state, now, ...)
+  redis.call('HSET', record_key(prefix, task_id), n .. ':state', state, n .. ':ended_at', now, ...)
+  emit(prefix, task_id, 'step', n, state)
+end
+
+-- Ends a task: the only way to do so. The steps from n on never ran, for this reason. The record and its events live for
+-- keep_ms from now on, the idempotency key a day at least, and what is left of the task as long as its outputs and that
+-- key.
+local function end_task(prefix, task_id, n, count, state, reason, now, keep_ms)
   local key = record_key(prefix, task_id)
+  for later = n, count do
+    if not TERMINAL[redis.call('HGET', key, later .. ':state')] then
+      end_step(prefix, task_id, later, 'REVOKED', now, later .. ':error', cjson.encode({code = reason}))
+    end
+  end
   redis.call('HSET', key, 'state', state, 'finished_at', now)
   redis.call('PEXPIRE', key, keep_ms)
   emit(prefix, task_id, 'task', '', state)
@@ -57,25 +68,20 @@ local function end_task(prefix, task_id, state, now, keep_ms)
   end
 end
 
-local function end_step(prefix, task_id, n, state, now, ...)
-  redis.call('HSET', record_key(prefix, task_id), n .. ':state', state, n .. ':ended_at', now, ...)
-  emit(prefix, task_id, 'step', n, state)
-end
-
--- Steps from n on that never ran.
-local function revoke_steps(prefix, task_id, n, count, now, reason)
-  for later = n, count do
-    if not TERMINAL[redis.call('HGET', record_key(prefix, task_id), later .. ':state')] then
-      end_step(prefix, task_id, later, 'REVOKED', now, later .. ':error', cjson.encode({code = reason}))
-    end
+-- Why a run of a step may not speak: 'record.missing', 'ended', or 'fenced' when a later run has spoken, which is one of a
+-- higher attempt, or of the same attempt's higher delivery. Nil when it may.
+local function refusal(key, n, attempt, delivery)
+  local found = redis.call('HMGET', key, 'state', n .. ':state', n .. ':attempt', n .. ':delivery')
+  if not found[1] then
+    return 'record.missing'
   end
-end
-
--- Whether an older run of the step speaks: a lower attempt, or the same attempt's lower delivery.
-local function is_stale(key, n, attempt, delivery)
-  local stored = redis.call('HMGET', key, n .. ':attempt', n .. ':delivery')
-  local stored_attempt, stored_delivery = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
-  return attempt < stored_attempt or (attempt == stored_attempt and delivery < stored_delivery)
+  if TERMINAL[found[1]] or TERMINAL[found[2]] then
+    return 'ended'
+  end
+  local last_attempt, last_delivery = tonumber(found[3] or 0), tonumber(found[4] or 0)
+  if attempt < last_attempt or (attempt == last_attempt and delivery < last_delivery) then
+    return 'fenced'
+  end
 end
 
 local function create_record(prefix, task_id, fields, count)

@@ -1,4 +1,5 @@
 --- @include offload_core/lua/records.lua
+--- @include offload_core/lua/dead_letter.lua
 --- @include celery_leases/scripts/redrive.lua
 -- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
 -- the gate lets it run again.
@@ -7,12 +8,9 @@
 -- yet), 'record.missing', 'task.ended' (cancelled, or done by another run).
 local prefix, broker, queue, message_key, task_id, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local key = record_key(prefix, task_id)
-local text, is_reported = leases_dead_letter(broker, queue, message_key)
+local text, missing = dead_letter(broker, queue, message_key)
 if not text then
-  return 'dead_letter.missing'
-end
-if not is_reported then
-  return 'dead_letter.unreported'
+  return missing
 end
 local record = redis.call('HMGET', key, 'state', 'count', n .. ':state', 'kind', 'finished_at', 'idempotency_key',
   'redrives', n .. ':attempt')
