@@ -440,7 +440,7 @@ def seconds_of(text: str) -> float:
 
 def _photo() -> bytes:
     buffer = io.BytesIO()
-    Image.effect_noise((640, 480), 60).convert("RGB").save(buffer, "JPEG", quality=80)
+    Image.effect_noise((240, 180), 60).convert("RGB").save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 I1  every id that was answered with 202 ends as SUCCESS, FAILURE or REVOKED
 I2  for each task: one mail, and one version of each output
-I3  nothing that has ended changes again, and no step is delivered more often than it may be
+I3  nothing that has ended changes again unless it is redriven, and no step is delivered more often than it may be
 I4  a post under fault is answered with 202, or with 429 or 503 and Retry-After
 I5  all spans of a task stand in one trace
 """
@@ -303,6 +303,8 @@ def _events(
     has_ended = False
     starts: dict[bytes, list[float]] = defaultdict(list)
     for name, event in events:
+        if event[b"data"] == b"REDRIVEN":
+            has_ended = False
         if has_ended:
             verdict.changed_after_the_end.append(f"{task_id}: {event}")
         if event[b"type"] == b"task" and event[b"data"].decode() in records.TERMINAL:
