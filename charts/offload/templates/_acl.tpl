@@ -7,24 +7,25 @@ scripts are checked like those of the client itself.
 {{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore" -}}
 {{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +pttl +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
 {{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
-{{- $queues := "~offload:queue:* ~offload:task:* ~offload:ended:* ~offload:events:* ~offload:figures:* ~offload:idempotency:*" -}}
-{{- $control := "resetchannels &offload:queue:/*.celery.pidbox &offload:queue:/0.celery.pidbox &offload:queue:/0.reply.celery.pidbox*" -}}
+{{- $prefix := .Values.redis.keyPrefix -}}
+{{- $queues := list "queue" "task" "ended" "events" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~offload:rate:* ~offload:health ~offload:exporter
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter
   commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +persist +info +config|get
 image-worker:
   keys: {{ $queues }}
   channels: {{ $control }}
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }}
 mail-worker:
-  keys: {{ $queues }} ~offload:ledger:* ~offload:health
+  keys: {{ $queues }} ~{{ $prefix }}ledger:* ~{{ $prefix }}health
   channels: {{ $control }}
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }} +lrange +scan +ttl +expire +zrange
 beat:
-  keys: {{ $queues }} ~offload:slots
+  keys: {{ $queues }} ~{{ $prefix }}slots
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }}
 keda:
-  keys: ~offload:queue:*
+  keys: ~{{ $prefix }}queue:*
   commands: {{ $session }} +eval +type +llen +hlen +zcard +scard
 {{- end }}
 

@@ -114,6 +114,8 @@ command: [python, -m, {{ .module }}]
       name: {{ include "offload.secret" (dict "root" .root "of" "redis") }}
       key: {{ .root.Values.redis.acl | ternary (printf "redis-%s-password" .user) "redis-password" }}
 {{- end }}
+- name: OFFLOAD_KEY_PREFIX
+  value: {{ .root.Values.redis.keyPrefix | quote }}
 {{- if .root.Values.trustedCASecret }}
 - name: OFFLOAD_CA_FILE
   value: /etc/offload/trusted-ca/ca.crt

@@ -1,51 +1,3 @@
-{{- $fullname := include "offload.fullname" . -}}
-{{- range $name, $fleet := include "offload.fleets" . | fromJson }}
-{{- $names := dict "root" $ "component" $fleet.component }}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: {{ $fullname }}-{{ $fleet.component }}
-  labels: {{ include "offload.labels" $names | nindent 4 }}
-  {{- with $fleet.annotations }}
-  annotations: {{ toYaml . | nindent 4 }}
-  {{- end }}
-spec:
-  {{- with include "offload.replicas" (dict "root" $ "name" (printf "%s-%s" $fullname $fleet.component) "replicas" $fleet.replicas "scaled" $fleet.scaled) }}
-  {{ . }}
-  {{- end }}
-  strategy: {{ $fleet.strategy | default (dict "rollingUpdate" (dict "maxUnavailable" 0 "maxSurge" 1)) | toYaml | nindent 4 }}
-  selector:
-    matchLabels: {{ include "offload.selector" $names | nindent 6 }}
-  template:
-    metadata:
-      labels: {{ merge (include "offload.labels" $names | fromYaml) $fleet.podLabels | toYaml | nindent 8 }}
-      {{- $secrets := list "redis" }}
-      {{- if $fleet.s3 }}{{ $secrets = append $secrets "s3" }}{{ end }}
-      {{- if eq $fleet.service "mail-worker" }}{{ $secrets = concat $secrets (list "links" "smtp") }}{{ end }}
-      {{- with merge (include "offload.secretChecksum" (dict "root" $ "of" $secrets) | fromYaml) $fleet.podAnnotations }}
-      annotations: {{ toYaml . | nindent 8 }}
-      {{- end }}
-    spec:
-      {{- include "offload.pod" (dict "root" $ "of" $fleet) | nindent 6 }}
-      {{- include "offload.spread" (set $names "of" $fleet) | nindent 6 }}
-      terminationGracePeriodSeconds: {{ $fleet.terminationGracePeriodSeconds }}
-      containers:
-        - name: worker
-          {{- $image := eq $fleet.service "image-worker" | ternary $.Values.images.imageWorker $.Values.images.mailWorker }}
-          image: {{ include "offload.image" (dict "root" $ "image" $image) }}
-          imagePullPolicy: {{ $.Values.images.pullPolicy }}
-          {{- include "offload.command" (dict "root" $ "module" (snakecase $fleet.service)) | nindent 10 }}
-          env: {{ include "offload.mergedEnv" (dict "env" (include "offload.workerEnv" (dict "root" $ "fleet" $fleet)) "extra" $fleet.extraEnv) | nindent 12 }}
-          {{- include "offload.container" (dict "root" $ "chart" (include "offload.heartbeatProbes" $) "of" $fleet) | nindent 10 }}
-          resources: {{ toYaml $fleet.resources | nindent 12 }}
-          {{- include "offload.containerSecurity" (dict "root" $ "writable" $.Values.development.reload) | nindent 10 }}
-          volumeMounts: {{ include "offload.mounts" (dict "root" $ "of" $fleet) | nindent 12 }}
-        {{- with $fleet.extraContainers }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
-      volumes: {{ include "offload.volumes" (dict "root" $ "of" $fleet) | nindent 8 }}
-{{- end }}
 {{- define "offload.workerEnv" -}}
 {{- $fleet := .fleet -}}
 {{ include "offload.env" (dict "root" .root "user" $fleet.service) }}
@@ -102,6 +54,7 @@ spec:
 {{- end }}
 {{- end }}
 {{- end }}
+
 {{- /* What is left of a pod's memory limit for the image process of each slot, in bytes: the worker itself takes 192 MiB, and each
   slot 128 MiB beside its image process. Nothing where the pod has no limit. */ -}}
 {{- define "offload.imageMemory" -}}
