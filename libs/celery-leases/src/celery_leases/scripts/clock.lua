@@ -1,6 +1,7 @@
 -- note_sweep(prefix, now, lease_ms, interval_ms)
--- Notes that somebody sweeps. When nobody has for a while, Redis was unavailable or silent, or its clock has jumped: then leases
--- look expired whose owners could not renew them. All are left alone for as long as the longest lease, whoever sweeps next.
+-- Notes that somebody sweeps. When nobody has for a while, Redis was
+-- unavailable or silent, or its clock has jumped: then leases look expired whose owners could not renew them. All are
+-- left alone for as long as the longest lease, whoever sweeps next.
 -- Returns the longest lease that there is, and for how long no lease is given back yet, both in ms.
 local function note_sweep(prefix, now, lease_ms, interval_ms)
   local key = prefix .. 'sweep'

@@ -1,9 +1,10 @@
 --- @include celery_leases/scripts/queue.lua
 -- Takes the oldest message of the first queue that has one.
 -- KEYS: the queues' bases in the order to try them.
--- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that never
--- acknowledge settle by the pop).
--- Returns {index of the queue, message key, message, delivery, 1 if its task is revoked}; {} when there is more to look at; nil when nothing waits.
+-- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that
+--       never acknowledge settle by the pop).
+-- Returns {index of the queue, message key, message, delivery, 1 if its task is revoked}; {} when there is more to look
+-- at; nil when nothing waits.
 local prefix, owner, lease_ms, poller, number = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local looked_at = 0
 

@@ -1,8 +1,9 @@
 -- leases_publish(prefix, queue, message key, message, due_ms, priority)
--- Puts a message into its queue, or among the delayed ones when due_ms (Redis's clock) lies ahead. The priority is 0, the
--- highest, to 9.
--- Returns 1 when it waits, 2 when it is delayed, 0 when its message key is already live, delayed, dead or settled (nothing
--- changes): a step published again by a second run of the one before it must not give a poison three more lives.
+-- Puts a message into its queue, or among the
+-- delayed ones when due_ms (Redis's clock) lies ahead. The priority is 0, the highest, to 9.
+-- Returns 1 when it waits, 2 when it is delayed, 0 when its message key is already live, delayed, dead or settled
+-- (nothing changes): a step published again by a second run of the one before it must not give a poison three more
+-- lives.
 local function leases_publish(prefix, queue, message_key, message, due_ms, priority)
   local base = prefix .. queue
   if redis.call('HEXISTS', base .. ':delayed-messages', message_key) == 1

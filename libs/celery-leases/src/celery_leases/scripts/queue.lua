@@ -14,8 +14,8 @@ local function go_on_when_full(prefix)
   redis.call('UNLINK', prefix .. 'nothing')
 end
 
--- A message key's history: how often it was delivered, how many of those it alone can be blamed for, how many ended together
--- with others of the same owner, and since when (ms) no worker has known its task.
+-- A message key's history: how often it was delivered, how many of those it alone can be blamed for, how many ended
+-- together with others of the same owner, and since when (ms) no worker has known its task.
 local function read_history(base, message_key)
   local text = redis.call('HGET', base .. ':history', message_key)
   if not text then

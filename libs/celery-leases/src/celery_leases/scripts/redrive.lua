@@ -2,9 +2,9 @@
 --- @include celery_leases/scripts/discard.lua
 --- @include celery_leases/scripts/dead_letter.lua
 -- leases_redrive(prefix, queue, message key)
--- Puts a dead letter back to the tail of its queue, with the priority that it had. Nobody is blamed for what was, but deliveries go on being counted
--- from where they were: a run from before the death must stay older than every run after it.
--- How it died is kept until the message ends well.
+-- Puts a dead letter back to the tail of its queue, with the priority that
+-- it had. Nobody is blamed for what was, but deliveries go on being counted from where they were: a run from before the
+-- death must stay older than every run after it. How it died is kept until the message ends well.
 -- Returns the deliveries before it, or -1 when there is no such dead letter.
 local function leases_redrive(prefix, queue, message_key)
   local base = prefix .. queue

@@ -1,6 +1,6 @@
 --- @include celery_leases/scripts/queue.lua
--- Renews leases of one owner, and confirms that it has them. ARGV: prefix, owner, lease_ms, then queue, message key, delivery of
--- each. Returns the positions (from 1) of those that are not this owner's any more.
+-- Renews leases of one owner, and confirms that it has them. ARGV: prefix, owner, lease_ms, then queue, message key,
+-- delivery of each. Returns the positions (from 1) of those that are not this owner's any more.
 local prefix, owner = ARGV[1], ARGV[2]
 go_on_when_full(prefix)
 local until_ms = now_ms() + tonumber(ARGV[3])

@@ -29,8 +29,8 @@ local function died_as_a_whole(owner)
 end
 
 -- Messages that died together with others twice or more may have a poison among them. They come back one by one within
--- four seconds, each at a time of its own that changes with every delivery: an innocent meets the poison again by chance
--- alone.
+-- four seconds, each at a time of its own that changes with every delivery: an innocent meets the poison again by
+-- chance alone.
 local function apart_ms(message_key, deliveries)
   return tonumber(string.sub(redis.sha1hex(message_key .. ' ' .. deliveries), 1, 8), 16) % 4000
 end

@@ -2,13 +2,14 @@
 --- @include celery_leases/scripts/publish.lua
 --- @include celery_leases/scripts/depth.lua
 -- Takes a task: idempotency key, record and first message, or nothing of it.
--- ARGV: prefix, broker prefix, task id, queue, message key, message, due_ms, idempotency key or '', fingerprint,
---       most waiting, or delayed where due_ms is not 0 (0: no limit), 1 when Redis is nearly full, the caller's rate key or '', ms between two tasks at its
---       rate, how many may come at once, number of steps, then the record's fields.
--- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What was
--- accepted before is answered before any limit is looked at.
+-- ARGV: prefix, broker prefix, task id, queue, message key, message, due_ms, idempotency key or '', fingerprint, limit
+--       of waiting messages, or of delayed ones where due_ms is not 0 (0: none), 1 when Redis is nearly full, the
+--       caller's rate key or '', ms between two tasks at its rate, how many may come at once, number of steps, then the
+--       record's fields.
+-- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What
+-- was accepted before is answered before any limit is looked at.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local idempotency_key, most = ARGV[8], tonumber(ARGV[10])
+local idempotency_key, limit = ARGV[8], tonumber(ARGV[10])
 
 if idempotency_key ~= '' then
   local known = redis.call('HMGET', idempotency_key, 'fingerprint', 'task_id')
@@ -28,10 +29,10 @@ end
 if ARGV[11] == '1' then
   return {'memory', 0}
 end
-if most > 0 then
+if limit > 0 then
   -- What is delayed has a limit of its own: it does not stand in anybody's way.
   local waiting = tonumber(ARGV[7]) > 0 and leases_delayed(broker, queue) or leases_waiting(broker, queue)
-  if waiting >= most then
+  if waiting >= limit then
     return {'full', waiting}
   end
 end

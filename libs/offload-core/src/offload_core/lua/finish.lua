@@ -1,8 +1,8 @@
 --- @include offload_core/lua/records.lua
 --- @include celery_leases/scripts/publish.lua
 -- Stores how a step ended, and with the last one the task; a notification of a FAILURE is published with it.
--- ARGV: prefix, task id, step, attempt, delivery, state, result or error, keep_ms, then '' or the notification, a task of
---       one step, as JSON: {task_id, fields, broker_prefix, queue, message_key, message}.
+-- ARGV: prefix, task id, step, attempt, delivery, state, result or error, keep_ms, then '' or the notification, a task
+--       of one step, as JSON: {task_id, fields, broker_prefix, queue, message_key, message}.
 -- Returns 'stored', or what `refusal` says.
 local prefix, task_id, n, state = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[6]
 local key = record_key(prefix, task_id)

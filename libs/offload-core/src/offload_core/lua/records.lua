@@ -1,7 +1,7 @@
 -- A task's record: one hash, changed by scripts only. What is terminal stays terminal.
 -- Fields of the task: kind owner user_id created_at state steps notify trace_id parent_task_id cancel_requested
--- finished_at idempotency_key retain_ms redrives. Fields of step n: "n:state", "n:attempt", "n:delivery", "n:started_at", "n:ended_at",
--- "n:worker", "n:result", "n:error", "n:progress", "n:retry_at", "n:first_attempt" (since it was redriven).
+-- finished_at idempotency_key retain_ms redrives. Fields of step n: "n:state", "n:attempt", "n:delivery", "n:started_at",
+-- "n:ended_at", "n:worker", "n:result", "n:error", "n:progress", "n:retry_at", "n:first_attempt" (since it was redriven).
 
 local TERMINAL = {SUCCESS = true, FAILURE = true, REVOKED = true}
 
@@ -37,9 +37,9 @@ local function end_step(prefix, task_id, n, state, now, ...)
   emit(prefix, task_id, 'step', n, state)
 end
 
--- Ends a task: the only way to do so. The steps from n on never ran, for this reason. The record and its events live for
--- keep_ms from now on, the idempotency key a day at least, and what is left of the task as long as its outputs and that
--- key.
+-- Ends a task: the only way to do so. The steps from n on never ran, for this reason. The record and its events live
+-- for keep_ms from now on, the idempotency key a day at least, and what is left of the task as long as its outputs and
+-- that key.
 local function end_task(prefix, task_id, n, count, state, reason, now, keep_ms)
   local key = record_key(prefix, task_id)
   for later = n, count do
@@ -68,8 +68,8 @@ local function end_task(prefix, task_id, n, count, state, reason, now, keep_ms)
   end
 end
 
--- Why a run of a step may not speak: 'record.missing', 'ended', or 'fenced' when a later run has spoken, which is one of a
--- higher attempt, or of the same attempt's higher delivery. Nil when it may.
+-- Why a run of a step may not speak: 'record.missing', 'ended', or 'fenced' when a later run has spoken, which is one
+-- of a higher attempt, or of the same attempt's higher delivery. Nil when it may.
 local function refusal(key, n, attempt, delivery)
   local found = redis.call('HMGET', key, 'state', n .. ':state', n .. ':attempt', n .. ':delivery')
   if not found[1] then

@@ -1,10 +1,12 @@
 --- @include offload_core/lua/records.lua
 --- @include celery_leases/scripts/publish.lua
 -- Publishes one occurrence of a schedule, once.
--- ARGV: prefix, broker prefix, schedule, occurrence (ms), grace_ms, task id, queue, message key, message, then the record's fields.
--- Returns 'published', 'done' (this occurrence or a later one was before), 'early', 'late' (past its grace), 'recovered'.
--- A last occurrence that lies in the future was published while Redis's clock was ahead. Waiting for it would stop the schedule
--- for as long as the clock was ahead: the occurrence before it counts instead, and what is published is 'recovered'.
+-- ARGV: prefix, broker prefix, schedule, occurrence (ms), grace_ms, task id, queue, message key, message, then the
+--       record's fields.
+-- Returns 'published', 'done' (this occurrence or a later one was before), 'early', 'late' (past its grace),
+-- 'recovered'. A last occurrence that lies in the future was published while Redis's clock was ahead. Waiting for it
+-- would stop the schedule for as long as the clock was ahead: the occurrence before it counts instead, and what is
+-- published is 'recovered'.
 local prefix, schedule, occurrence = ARGV[1], ARGV[3], tonumber(ARGV[4])
 local now = now_ms()
 if occurrence > now then

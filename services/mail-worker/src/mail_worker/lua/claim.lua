@@ -1,6 +1,6 @@
--- Claims recipients before DATA, all or none. KEYS[1]: ledger. ARGV: attempt, delivery, recipients (from 1).
--- An entry is 'claimed ATTEMPT DELIVERY', 'sent', 'refused CODE' or 'unknown'. Returns 'claimed', 'again' (a claim whose
--- outcome was lost is taken over, and counted), or 'newer' (another run has opened the ledger since, or has sent the mail).
+-- Claims recipients before DATA, all or none. KEYS[1]: ledger. ARGV: attempt, delivery, recipients (from 1). An entry
+-- is 'claimed ATTEMPT DELIVERY', 'sent', 'refused CODE' or 'unknown'. Returns 'claimed', 'again' (a claim whose outcome
+-- was lost is taken over, and counted), or 'newer' (another run has opened the ledger since, or has sent the mail).
 local mine = ARGV[1] .. ' ' .. ARGV[2]
 if redis.call('HGET', KEYS[1], 'run') ~= mine then
   return 'newer'

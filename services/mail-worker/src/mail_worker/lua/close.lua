@@ -1,6 +1,6 @@
--- Ends claims. KEYS[1]: ledger. ARGV: attempt, delivery, entry ('' releases), recipients (from 1).
--- Only the claim of this run is ended. What ends as unknown is counted as ambiguous. Returns the recipients' entries as they
--- are now, or nil when a newer run has opened the ledger: what this run knew of the others may have changed.
+-- Ends claims. KEYS[1]: ledger. ARGV: attempt, delivery, entry ('' releases), recipients (from 1). Only the claim of
+-- this run is ended. What ends as unknown is counted as ambiguous. Returns the recipients' entries as they are now, or
+-- nil when a newer run has opened the ledger: what this run knew of the others may have changed.
 local run = ARGV[1] .. ' ' .. ARGV[2]
 local mine, ended, entries = 'claimed ' .. run, 0, {}
 for i = 4, #ARGV do

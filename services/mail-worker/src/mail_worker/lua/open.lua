@@ -1,7 +1,7 @@
--- Opens the ledger of one mail for a run. KEYS[1]: ledger. ARGV: keep_ms, attempt, delivery, policy, number of recipients.
--- From now on no older run can claim. What an older run has claimed and not closed is unknown: with at-most-once that is
--- the end of it. Returns {date in ms of the first opening, how many became unknown, then for each recipient its entry
--- or ''}; nil when a newer run has opened it.
+-- Opens the ledger of one mail for a run. KEYS[1]: ledger. ARGV: keep_ms, attempt, delivery, policy, number of
+-- recipients. From now on no older run can claim. What an older run has claimed and not closed is unknown: with
+-- at-most-once that is the end of it. Returns {date in ms of the first opening, how many became unknown, then for each
+-- recipient its entry or ''}; nil when a newer run has opened it.
 local mine = {tonumber(ARGV[2]), tonumber(ARGV[3])}
 local run = redis.call('HGET', KEYS[1], 'run')
 if run then
