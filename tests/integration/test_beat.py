@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from devstack.waiting import until
+from offload_core import keys
 
 from .conftest import JPEG, PREFIX, photo
 
@@ -52,7 +53,7 @@ def test_a_new_installation_owes_no_report(offload):
     """Occurrences before the schedule was first known were not missed."""
     beat = offload.service("beat", settings={"OFFLOAD_REPORT_CRON": "* * * * *"} | EVERY_SECOND)
     until(lambda: occurrences(offload), "the first occurrence")
-    first = offload.redis.client().hget(f"{PREFIX}occurrences", "daily-report")
+    first = offload.redis.client().hget(keys.occurrences(PREFIX), "daily-report")
     assert abs(int(first) / 1000 - time.time()) < 20
     assert not offload.redis.client().keys(f"{PREFIX}task:nightly*")
     beat.stop()
@@ -63,7 +64,7 @@ def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_
     """Beat was down since yesterday; the report's last occurrence was so long ago."""
     occurrence = datetime.fromtimestamp((time.time() - late_seconds) // 60 * 60, UTC)
     redis = offload.redis.client()
-    redis.hset(f"{PREFIX}occurrences", "daily-report", round((occurrence.timestamp() - 200_000) * 1000))
+    redis.hset(keys.occurrences(PREFIX), "daily-report", round((occurrence.timestamp() - 200_000) * 1000))
     settings = {
         "OFFLOAD_REPORT_CRON": f"{occurrence.minute} {occurrence.hour} * * *",
         "OFFLOAD_REPORT_RECIPIENTS": "ops@example.com, more@example.com",
@@ -129,7 +130,7 @@ def test_the_clean_up_spares_what_is_needed(offload):
     time.sleep(1.2)  # everything grows old
     offload.worker("mail_worker")
     occurrence = datetime.fromtimestamp(time.time() // 60 * 60, UTC)
-    offload.redis.client().hset(f"{PREFIX}occurrences", "nightly-clean-up", 1)
+    offload.redis.client().hset(keys.occurrences(PREFIX), "nightly-clean-up", 1)
     offload.service("beat", settings={"OFFLOAD_NIGHTLY_CLEAN_UP_CRON": f"{occurrence.minute} {occurrence.hour} * * *"})
     until(lambda: not orphan.exists(), "the orphan to go", seconds=40)
     until(lambda: offload.outputs(finished) == [], "the expired output to go")
@@ -142,11 +143,11 @@ def test_a_clock_that_was_ahead_stops_no_schedule(offload):
     redis = offload.redis.client()
     ahead = round((time.time() + 365 * 86_400) * 1000)
     before = round(time.time() - 60) * 1000
-    redis.hset(f"{PREFIX}occurrences", mapping={"health": ahead, "health:before": before})
+    redis.hset(keys.occurrences(PREFIX), mapping={"health": ahead, "health:before": before})
     beat = offload.service("beat", settings=EVERY_SECOND)
     until(lambda: len(occurrences(offload)) >= 3, "occurrences to be published")
     assert published(offload) == len(occurrences(offload))
     assert "clock was ahead" in beat.output()
-    assert int(redis.hget(f"{PREFIX}occurrences", "health")) <= time.time() * 1000 + 2000
+    assert int(redis.hget(keys.occurrences(PREFIX), "health")) <= time.time() * 1000 + 2000
     assert beat.output().count("clock was ahead") == 1
     beat.stop()
