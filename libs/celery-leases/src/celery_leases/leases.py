@@ -291,7 +291,7 @@ class Holder:
             except (RedisError, OSError) as error:
                 logger.warning("leases cannot be renewed now: %s", error)
             except Exception:
-                logger.exception("leases could not be renewed, for a reason that was not foreseen")
+                logger.exception("leases could not be renewed: unexpected error")
             if self._has_new.wait(min(renewal_seconds, 1.0)):
                 self._has_new.clear()
                 time.sleep(CONFIRM_SECONDS)
@@ -324,7 +324,7 @@ class Holder:
             except (RedisError, OSError) as error:
                 logger.info("cannot sweep now: %s", error)
             except Exception:
-                logger.exception("could not sweep, for a reason that was not foreseen")
+                logger.exception("could not sweep: unexpected error")
             time.sleep(options.sweep_interval_seconds)
 
     def _give_back_unreceived(self) -> None:

@@ -85,7 +85,7 @@ class Reporter:
             except (RedisError, OSError) as error:
                 logger.info("cannot report dead letters now: %s", error)
             except Exception:
-                logger.exception("dead letters of %s could not be reported, for a reason that was not foreseen", queue)
+                logger.exception("dead letters of %s could not be reported: unexpected error", queue)
 
     def _may_report(self) -> bool:
         self._hanging = [thread for thread in self._hanging if thread.is_alive()]

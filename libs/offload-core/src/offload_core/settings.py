@@ -44,11 +44,13 @@ class Settings(BaseSettings):
         "TLS: `rediss://` and `rediss-sentinel://`; certificates are verified by the system's authorities, or by those "
         "of `?ssl_ca_certs=/path/ca.crt`."
     )
-    redis_username: str | None = Field(default=None, description="The ACL user, where it is not in the URL.")
-    redis_password: SecretStr | None = Field(default=None, description="Its password, where it is not in the URL.")
-    redis_sentinel_master: str | None = Field(default=None, description="The name that Sentinel knows the primary by.")
-    redis_sentinel_password: SecretStr | None = Field(default=None, description="The Sentinels' own password.")
-    key_prefix: str = Field(default="offload:", description="Set before every key, so that a database can be shared.")
+    redis_username: str | None = Field(default=None, description="Redis's ACL user, where it is not in the URL.")
+    redis_password: SecretStr | None = Field(default=None, description="Redis's password, where it is not in the URL.")
+    redis_sentinel_master: str | None = Field(
+        default=None, description="Name of the primary in Sentinel's configuration."
+    )
+    redis_sentinel_password: SecretStr | None = Field(default=None, description="Password of the Sentinels.")
+    key_prefix: str = Field(default="offload:", description="Prefix of every key, so that a database can be shared.")
     result_expires_seconds: Count = Field(
         default=3600, description="How long a record stays after its task has ended. Celery's `result_expires`."
     )
@@ -60,7 +62,7 @@ class Settings(BaseSettings):
         description="A PEM file of certificate authorities to trust in addition to the system's, for Redis, S3, "
         "SMTP and the collector.",
     )
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least log level.")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Minimum log level.")
 
     @model_validator(mode="before")
     @classmethod
@@ -102,9 +104,11 @@ class BlobSettings(BaseSettings):
     )
     s3_endpoint: str | None = Field(default=None, description="The S3 server's URL, where it is not Amazon's.")
     s3_region: str = Field(default="us-east-1", description="The bucket's region.")
-    s3_access_key_id: SecretStr | None = Field(default=None, description="The S3 user. Without it: the pod's identity.")
-    s3_secret_access_key: SecretStr | None = Field(default=None, description="The S3 user's secret.")
-    blob_timeout_seconds: Seconds = Field(default=30, description="One request to the blob store, with its retries.")
+    s3_access_key_id: SecretStr | None = Field(default=None, description="S3 access key id. Empty: the pod's identity.")
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="S3 secret access key.")
+    blob_timeout_seconds: Seconds = Field(
+        default=30, description="Timeout of one request to the blob store, retries included."
+    )
 
 
 class LinkSettings(BaseSettings):
@@ -137,30 +141,45 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
     lease_seconds: Annotated[float, Field(ge=1)] = Field(
-        default=10, description="A killed worker's tasks are back after at most this and one sweep."
+        default=10,
+        description="How long a worker's hold on a task lasts unless it is renewed. A killed worker's tasks run again "
+        "after at most this and one sweep interval.",
     )
     delivery_limit: Count = Field(
-        default=3, description="Deliveries that a task alone is blamed for before it is buried."
+        default=3,
+        description="Deliveries that ended with the worker's death and for which the task alone can be blamed; at the "
+        "limit it becomes a dead letter.",
     )
-    shared_delivery_limit: Count = Field(default=10, description="The same for those that ended with others of a node.")
-    sweep_interval_seconds: Seconds = Field(default=1, description="How often leases and due tasks are looked at.")
+    shared_delivery_limit: Count = Field(
+        default=10,
+        description="Deliveries that ended together with other tasks'; at the limit the task becomes a dead letter.",
+    )
+    sweep_interval_seconds: Seconds = Field(
+        default=1, description="How often expired leases and due tasks are looked for."
+    )
     unknown_task_grace_seconds: Count = Field(
-        default=600, description="How long a task that this version does not know waits for one that does."
+        default=600, description="How long a task that no worker knows waits for one that does."
     )
-    max_retries: Annotated[int, Field(ge=0)] = Field(default=3, description="Retries of a step that may heal.")
+    max_retries: Annotated[int, Field(ge=0)] = Field(default=3, description="Retries of a step after temporary errors.")
     retry_backoff_seconds: Annotated[float, Field(ge=0)] = Field(
-        default=60, description="The first pause before a retry, doubled each time (60, 120, 240), with jitter."
+        default=60,
+        description="Delay before the first retry, doubled for each further one (60, 120, 240), with jitter.",
     )
-    soft_time_limit_seconds: Count = Field(default=300, description="A step is told to stop after this (prefork only).")
-    hard_time_limit_seconds: Count = Field(default=360, description="A step is ended after this (prefork only).")
+    soft_time_limit_seconds: Count = Field(
+        default=300, description="Soft time limit: a step is asked to stop (pool prefork only)."
+    )
+    hard_time_limit_seconds: Count = Field(
+        default=360, description="Hard time limit: a step's process is killed (pool prefork only)."
+    )
     max_tasks_per_child: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="A pool process is replaced after so many tasks; 0: never (prefork only)."
+        default=0, description="Replace a pool process after so many tasks; 0: never (pool prefork only)."
     )
     liveness_file: str | None = Field(
-        default=None, description="Touched once a second while the loop lives, Redis or no Redis; for a liveness probe."
+        default=None,
+        description="Touched once a second while the main loop runs, with or without Redis; for a liveness probe.",
     )
     readiness_file: str | None = Field(
-        default=None, description="Touched once a second while work is taken; for a readiness probe."
+        default=None, description="Touched once a second while tasks are taken; for a readiness probe."
     )
 
     def model_post_init(self, context: object, /) -> None:
@@ -176,12 +195,13 @@ class FleetSettings(Settings, WorkerSettings):
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
     queues: Annotated[tuple[Queue, ...], NoDecode] = Field(
-        default=(), description="The queues of this fleet, divided by spaces or commas. None: all of the service's."
+        default=(),
+        description="The queues of this fleet, separated by spaces or commas. Empty: all that the service can serve.",
     )
     drain_seconds: Seconds = Field(
         default=420,
-        description="After SIGTERM, what runs may end within this; then it is handed back and the worker exits. "
-        "More than the hard time limit, less than the supervisor's grace.",
+        description="Time for running tasks to end after SIGTERM; then they are handed back and the worker exits. "
+        "More than the hard time limit, less than the supervisor's grace period.",
     )
 
     @field_validator("queues", mode="before")

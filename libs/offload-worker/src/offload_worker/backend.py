@@ -190,17 +190,17 @@ class RecordBackend(BaseBackend):
 
 def describe(error: BaseException, traceback: object) -> dict[str, Any]:
     """Return an error as the record holds it: a stable code, a text for people, and the traceback for operators."""
-    code, message = "task.failed", "the step ended with an error that was not foreseen"
+    code, message = "task.failed", "the step ended with an unexpected error"
     if isinstance(error, StepError):
         code, message = error.code, error.message
     elif isinstance(error, ContractError):
         code, message = "contract.invalid", str(error)
     elif isinstance(error, SoftTimeLimitExceeded):
-        code, message = "task.soft_time_limit", "the step took longer than it may"
+        code, message = "task.soft_time_limit", "the step exceeded its time limit"
     elif isinstance(error, TimeLimitExceeded):
-        code, message = "task.time_limit", "the step took longer than it may, and was ended"
+        code, message = "task.time_limit", "the step exceeded its hard time limit and was ended"
     elif isinstance(error, MemoryError):
-        code, message = "task.memory_limit", "the step needs more memory than it may have"
+        code, message = "task.memory_limit", "the step exceeded its memory limit"
     elif isinstance(error, WorkerLostError):
         code, message = "task.worker_lost", "the process that ran the step died"
     described: dict[str, Any] = {"code": code, "message": redact(message), "type": type(error).__name__}

@@ -25,24 +25,20 @@ class BeatSettings(Settings, WorkerSettings):
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    time_zone: Annotated[str, AfterValidator(_zone)] = Field(
-        default="UTC", description="The zone of the schedules' local times."
-    )
+    time_zone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="Time zone of the schedules.")
     health_interval_seconds: Count = Field(
-        default=30, description="How often Redis, blob store and SMTP are looked at."
+        default=30, description="How often Redis, blob store and mail server are checked."
     )
     report_cron: str = Field(default="0 8 * * *", description="When the daily report is mailed.")
     report_recipients: Annotated[tuple[Address, ...], NoDecode] = Field(
-        default=(), description="Who gets the daily report, divided by spaces or commas. Nobody: no mail."
+        default=(), description="Who gets the daily report, separated by spaces or commas. Empty: no mail."
     )
-    report_grace_seconds: Count = Field(
-        default=3600, description="How late a report may be caught up after beat was not running."
-    )
+    report_grace_seconds: Count = Field(default=3600, description="How late a missed report may still be mailed.")
     nightly_clean_up_cron: str = Field(default="0 3 * * *", description="When expired outputs and uploads are deleted.")
-    weekly_clean_up_cron: str = Field(default="0 4 * * 0", description="When forgotten records are looked for too.")
-    clean_up_grace_seconds: Count = Field(
-        default=21_600, description="How late a clean-up may be caught up after beat was not running."
+    weekly_clean_up_cron: str = Field(
+        default="0 4 * * 0", description="When the thorough clean-up runs, which also looks for forgotten records."
     )
+    clean_up_grace_seconds: Count = Field(default=21_600, description="How late a missed clean-up may still run.")
 
     @field_validator("report_recipients", mode="before")
     @classmethod

@@ -198,5 +198,5 @@ def install(app: FastAPI, counter: Counter) -> None:
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> JSONResponse:
         logger.error("unforeseen", exc_info=error)
-        text = "something went wrong that we did not foresee"
+        text = "an unexpected error occurred"
         return answer(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", text))

@@ -24,11 +24,9 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
         default=None,
         description="File with one API key per line; `#` starts a comment. Changes take effect within two seconds.",
     )
-    development_mode: bool = Field(
-        default=False, description="Serve without API keys. Never where others can reach it."
-    )
-    upload_limit_bytes: Count = Field(default=20_000_000, description="The largest upload.")
-    body_limit_bytes: Count = Field(default=1_000_000, description="The largest JSON body.")
+    development_mode: bool = Field(default=False, description="Serve without API keys. Only for your own machine.")
+    upload_limit_bytes: Count = Field(default=20_000_000, description="Maximum size of an upload.")
+    body_limit_bytes: Count = Field(default=1_000_000, description="Maximum size of a JSON body.")
     upload_memory_bytes: Count = Field(
         default=134_217_728,
         description="Memory budget of all uploads in progress (128 MiB). Further uploads wait.",
@@ -36,7 +34,9 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     upload_wait_seconds: Seconds = Field(
         default=10, description="How long an upload waits for memory before it is refused with 503 `upload.busy`."
     )
-    queue_limit: Count = Field(default=10_000, description="Tasks waiting in a queue, above which posts get 429.")
+    queue_limit: Count = Field(
+        default=10_000, description="Maximum number of waiting tasks in a queue; further posts get 429."
+    )
     delayed_limit: Count = Field(
         default=100_000, description="Maximum number of delayed tasks in a queue; further delayed posts get 429."
     )
@@ -46,12 +46,16 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     rate_limit_per_second: Annotated[float, Field(ge=0)] = Field(
         default=0, description="Tasks that one API key may post a second, over all gateways; 429 above it. 0: no limit."
     )
-    rate_limit_burst: Count = Field(default=100, description="How many of them may come at once.")
-    header_timeout_seconds: Seconds = Field(
-        default=10, description="How long a client may take over a request's headers; then the connection is closed."
+    rate_limit_burst: Count = Field(
+        default=100, description="How many tasks one API key may post at once, above its rate."
     )
-    body_idle_seconds: Seconds = Field(default=10, description="How long a body may stand still; then it gets 408.")
-    body_timeout_seconds: Seconds = Field(default=300, description="How long a body may take in all.")
+    header_timeout_seconds: Seconds = Field(
+        default=10, description="Maximum time for receiving a request's headers; then the connection is closed."
+    )
+    body_idle_seconds: Seconds = Field(
+        default=10, description="Answer 408 when nothing of a body arrives for this long."
+    )
+    body_timeout_seconds: Seconds = Field(default=300, description="Maximum time for receiving a body.")
     write_idle_seconds: Seconds = Field(
         default=30, description="Close the connection when the client reads none of the response for this long."
     )
@@ -62,9 +66,10 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
         default=(), description="Origins allowed to call the API from a browser, separated by spaces; `*` allows all."
     )
     redis_timeout_seconds: Seconds = Field(
-        default=0.9, description="One answer of Redis. An accept asks twice at most, so that a post ends within 2 s."
+        default=0.9,
+        description="Timeout of one answer of Redis. A post asks twice at most, so that it ends within 2 s.",
     )
-    shutdown_seconds: Count = Field(default=30, description="How long open requests may take after SIGTERM.")
+    shutdown_seconds: Count = Field(default=30, description="Time for open requests to end after SIGTERM.")
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

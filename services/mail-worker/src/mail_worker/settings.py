@@ -18,21 +18,24 @@ from offload_core.settings import (
 
 
 class SmtpSettings(BaseSettings):
-    """The mail server."""
+    """Host name of the mail server."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    smtp_host: str = Field(description="The mail server.")
-    smtp_port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=587, description="Its port.")
+    smtp_host: str = Field(description="Host name of the mail server.")
+    smtp_port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=587, description="Port of the mail server.")
     smtp_security: Literal["none", "starttls", "tls"] = Field(
         default="starttls", description="`starttls` (587), `tls` (465), or `none` for a server on this machine."
     )
-    smtp_username: str | None = Field(default=None, description="The login, where the server wants one.")
-    smtp_password: SecretStr | None = Field(default=None, description="Its password.")
-    smtp_ca_file: str | None = Field(default=None, description="A CA certificate beside the system's own.")
-    smtp_timeout_seconds: Seconds = Field(default=30, description="One reply of the mail server.")
+    smtp_username: str | None = Field(default=None, description="User name for the mail server, if it needs one.")
+    smtp_password: SecretStr | None = Field(default=None, description="Password for the mail server.")
+    smtp_ca_file: str | None = Field(
+        default=None, description="A CA certificate to trust for the mail server, in addition to the system's."
+    )
+    smtp_timeout_seconds: Seconds = Field(default=30, description="Timeout of one reply of the mail server.")
     smtp_data_timeout_seconds: Seconds = Field(
-        default=600, description="The reply to the final dot: ten minutes by RFC 5321, section 4.5.3.2.6."
+        default=600,
+        description="Timeout of the reply to the end of a mail: ten minutes by RFC 5321, section 4.5.3.2.6.",
     )
     smtp_session_timeout_seconds: Seconds = Field(
         default=60, description="Maximum total time of connecting, greeting, TLS and login."
@@ -48,7 +51,7 @@ class MailWorkerSettings(FleetSettings, BlobSettings, LinkSettings, SmtpSettings
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    mail_concurrency: Count = Field(default=4, description="Threads of the mail worker: it mostly waits.")
+    mail_concurrency: Count = Field(default=4, description="Threads of the mail worker, which mostly wait.")
     mail_retry_seconds: Annotated[tuple[Seconds, ...], NoDecode] = Field(
         default=(60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, *(43_200,) * 6),
         description="Delays before each retry of a mail, separated by spaces. The default retries for 3.7 days "
@@ -58,9 +61,12 @@ class MailWorkerSettings(FleetSettings, BlobSettings, LinkSettings, SmtpSettings
         default=10, description="Maximum total time of the health check's SMTP session."
     )
     mail_deadline_seconds: Seconds = Field(
-        default=900, description="A mail's step, all in all; past it the worker hands back and ends."
+        default=900, description="Maximum duration of a mail's step; then the worker hands its tasks back and exits."
     )
-    maintenance_deadline_seconds: Seconds = Field(default=3600, description="The same for a maintenance task.")
+    maintenance_deadline_seconds: Seconds = Field(
+        default=3600,
+        description="Maximum duration of a maintenance task; then the worker hands its tasks back and exits.",
+    )
     orphan_grace_seconds: Count = Field(
         default=86_400, description="How old an upload without a record must be before it is deleted."
     )

@@ -18,9 +18,12 @@ from offload_contracts.contract import Queue
 
 _REFUSALS = {
     "dead_letter.missing": (HTTPStatus.NOT_FOUND, "there is no such dead letter"),
-    "dead_letter.unreported": (HTTPStatus.CONFLICT, "its task is being told of its end; try again in a few seconds"),
+    "dead_letter.unreported": (
+        HTTPStatus.CONFLICT,
+        "the failure of its task is still being recorded; try again in a few seconds",
+    ),
     "record.missing": (HTTPStatus.CONFLICT, "its task has no record, so it would not be run"),
-    "task.ended": (HTTPStatus.CONFLICT, "its task was cancelled, or has been done since"),
+    "task.ended": (HTTPStatus.CONFLICT, "its task was cancelled, or has succeeded since"),
 }
 
 
@@ -50,7 +53,9 @@ async def get_dead_letters(
     """List the messages that were given up, the newest first; `next_cursor` leads to the older ones."""
     after = position_of(cursor) if cursor else None
     if cursor and after is None:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "cursor: not one of ours")
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "cursor: must be the next_cursor of an earlier answer"
+        )
     letters = await _letters(request).newest([queue] if queue else list(Queue), limit, after)
     more = cursor_of(letters[-1].position) if len(letters) == limit else None
     return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})

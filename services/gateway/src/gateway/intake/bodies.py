@@ -38,7 +38,7 @@ async def received(request: Request) -> AsyncIterator[bytes]:
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "request.timeout", "the body came too slowly") from None
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "request.timeout", "the body arrived too slowly") from None
         except ClientDisconnect:
             raise Problem(HTTPStatus.BAD_REQUEST, "request.malformed", "the body ended too early") from None
         yield piece
