@@ -98,8 +98,8 @@ docs: setup ## Write the generated part of the documentation (settings, and with
 	  helm-docs -c charts -t values.md.gotmpl -o ../../docs/reference/values.md --sort-values-order file -l error; \
 	else echo "NOT WRITTEN: the chart's values, because there is no helm-docs on PATH"; fi
 
-bench: setup ## Measure against peers in the same run, and print ratios
-	@$(RUN) python -m benchmarks
+bench: setup ## Measure against peers in the same run, and print ratios (BENCH="accept --against COMMIT" for some)
+	@$(RUN) python -m benchmarks $(BENCH)
 
 clean: ## Remove what was generated: environments, caches, results
 	@rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis var

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import Comparison, Load, http, in_turn, load
@@ -14,7 +16,7 @@ from devstack.servers import RedisServer, free_port
 from devstack.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from devstack.processes import Process
@@ -23,13 +25,16 @@ MAIL = {"to": ["ann@example.com"], "template": "welcome", "context": {"name": "A
 NO_LIMIT = {"OFFLOAD_QUEUE_LIMIT": "10000000", "OFFLOAD_LOG_LEVEL": "WARNING"}
 
 
-def accept(folder: Path, *, telemetry: bool) -> None:
-    """Compare accepting a mail, by the server's processor time and by throughput."""
-    with _both(folder, telemetry=telemetry) as (stack, ours, peer, peer_port):
+def accept(folder: Path, before: Mapping[str, Mapping[str, str]], *, telemetry: bool) -> None:
+    """Compare accepting a mail, by the server's processor time and by throughput.
+
+    `before` holds the environments of other releases of our gateway, by name.
+    """
+    with _both(folder, telemetry=telemetry) as (stack, ours, peer, peer_port), contextlib.ExitStack() as others:
         body = json.dumps(MAIL).encode()
         our_request = http("POST", "/v1/emails", body, "application/json")
         peer_request = http("POST", "/emails", body, "application/json")
-        loads: dict[str, list[Load]] = {"peer": [], "ours": []}
+        loads: dict[str, list[Load]] = defaultdict(list)
 
         def measure(name: str, port: int, request: bytes, process: Process) -> Callable[[], float]:
             def run() -> float:
@@ -39,19 +44,19 @@ def accept(folder: Path, *, telemetry: bool) -> None:
 
             return run
 
-        sides = {
-            "peer": measure("peer", peer_port, peer_request, peer),
-            "ours": measure("ours", stack.port, our_request, ours),
-        }
+        sides = {"FastAPI + delay()": measure("FastAPI + delay()", peer_port, peer_request, peer)}
+        for commit, environment in before.items():
+            other = others.enter_context(Stack(folder / commit, NO_LIMIT | dict(environment), telemetry=telemetry))
+            name = f"Offload's gateway, {commit}"
+            sides[name] = measure(name, other.port, our_request, other.gateway())
+        sides["Offload's gateway"] = measure("Offload's gateway", stack.port, our_request, ours)
         for side in sides.values():
             side()  # warm
-        loads["peer"].clear()
-        loads["ours"].clear()
+        loads.clear()
         in_turn(sides)
     words = "telemetry on both" if telemetry else "no telemetry"
-    names = {"peer": "FastAPI + delay()", "ours": "Offload's gateway"}
-    cpu = {names[side]: [one.cpu_microseconds for one in found] for side, found in loads.items()}
-    rate = {names[side]: [one.per_second for one in found] for side, found in loads.items()}
+    cpu = {side: [one.cpu_microseconds for one in found] for side, found in loads.items()}
+    rate = {side: [one.per_second for one in found] for side, found in loads.items()}
     Comparison(f"accept, server CPU ({words})", "µs/request", cpu, more_is_better=False).show("4 x or more")
     Comparison(f"accept, throughput ({words})", "requests/s", rate, more_is_better=True).show("4 x or more")
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-import subprocess
-import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from devstack import history
 from devstack.waiting import until
 
 from .ledgers import SMALL_PHOTO, Client, Post, image, judge, mail
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
     from .conftest import Stack
 
-ROOT = Path(__file__).parents[2]
 # The last commit of 0.1.2: one runtime with Celery in it, and publishing in three places.
 BEFORE = "14bae0041211d2c522499dee12859b035067bc6f"
 ORDERS = {
@@ -34,18 +30,12 @@ DEAD = 5
 
 
 @pytest.fixture(scope="session")
-def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings of a process that runs the release before: its sources, from the history, in front of ours."""
-    folder = tmp_path_factory.mktemp("before")
-    archive = subprocess.run(["git", "archive", BEFORE, "libs", "services"], cwd=ROOT, capture_output=True, check=False)
-    if archive.returncode:
-        text = f"the release before is not in this clone's history: {archive.stderr.decode().strip()}"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as file:
-        file.extractall(folder, filter="data")
-    sources = sorted(str(source) for source in folder.glob("*/*/src"))
-    assert any("offload-runtime" in source for source in sources)
-    return {"PYTHONPATH": os.pathsep.join(sources)}
+def before() -> dict[str, str]:
+    """Settings of a process that runs the release before."""
+    try:
+        return history.environment(BEFORE)
+    except history.UnknownCommitError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"the release before is not in this clone: {error}")
 
 
 class Release:
