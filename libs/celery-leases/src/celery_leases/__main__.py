@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("queue", nargs="*", help="only these queues (default: all)")
     listing.add_argument("--most", type=int, default=100, help="maximum for all queues together (default: %(default)s)")
     for name, text in (
-        ("show", "one dead letter, whole"),
+        ("show", "one dead letter in full"),
         ("redrive", "put a dead letter back to its queue"),
         ("delete", "delete a dead letter for good"),
     ):

@@ -37,7 +37,7 @@ class Script:
         try:
             return run(*self.command(keys, arguments))
         except NoScriptError:
-            return run(*self.command(keys, arguments, whole=True))
+            return run(*self.command(keys, arguments, full=True))
 
     async def run_async(self, client: redis.asyncio.Redis, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
         """Run the script on an asynchronous client, in one round trip unless Redis has forgotten it."""
@@ -45,11 +45,11 @@ class Script:
         try:
             return await run(*self.command(keys, arguments))
         except NoScriptError:
-            return await run(*self.command(keys, arguments, whole=True))
+            return await run(*self.command(keys, arguments, full=True))
 
-    def command(self, keys: Sequence[str], arguments: Sequence[Argument], *, whole: bool = False) -> list[Argument]:
-        """Return the command that runs the script: by digest, or `whole` after a NOSCRIPT."""
-        how: list[Argument] = ["EVAL", self.text] if whole else ["EVALSHA", self.digest]
+    def command(self, keys: Sequence[str], arguments: Sequence[Argument], *, full: bool = False) -> list[Argument]:
+        """Return the command that runs the script: by digest, or in `full` after a NOSCRIPT."""
+        how: list[Argument] = ["EVAL", self.text] if full else ["EVALSHA", self.digest]
         return [*how, len(keys), *keys, *arguments]
 
 

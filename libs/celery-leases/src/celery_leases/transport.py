@@ -200,7 +200,7 @@ class LeaseChannel:
         else:
             no_ack = [self._no_ack.get(queue, False) for queue in queues]
             bases = [self._base(queue) for queue in queues]
-            command = scripts.POP.command(bases, self._pop_arguments(no_ack), whole=self._forgotten)
+            command = scripts.POP.command(bases, self._pop_arguments(no_ack), full=self._forgotten)
             self._in_flight = "POP"
             self._popped, self._pop_number = list(queues), self._pops
         self._in_poll = connection

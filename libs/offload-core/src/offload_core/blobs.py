@@ -88,7 +88,7 @@ class BlobStore:
             )
 
     def put(self, key: str, data: bytes) -> Stored:
-        """Write a blob whole."""
+        """Write a blob at once."""
         try:
             obstore.put(self._store, key, data)
         except (BaseError, OSError) as error:
@@ -96,7 +96,7 @@ class BlobStore:
         return Stored(len(data), digest(data))
 
     def get(self, key: str) -> bytes:
-        """Return a blob whole.
+        """Return all of a blob.
 
         Raises:
             BlobNotFoundError: when there is none of this key.

@@ -73,7 +73,7 @@ class Upload:
         async for chunk in source:
             if len(head) < HEAD_BYTES:
                 head += chunk[: HEAD_BYTES - len(head)]
-                _refuse_format(head, is_whole=len(head) == HEAD_BYTES)
+                _refuse_format(head, is_complete=len(head) == HEAD_BYTES)
             size += len(chunk)
             if size > self._limit_bytes:
                 raise self._too_large()
@@ -81,7 +81,7 @@ class Upload:
                 yield chunk
         if not size:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "upload.empty", "there is no file, or it is empty")
-        _refuse_format(head, is_whole=True)
+        _refuse_format(head, is_complete=True)
 
     async def _parts(self, boundary: str) -> AsyncIterator[bytes]:
         parser = PushMultipartParser(boundary, max_segment_count=MAX_FIELDS)
@@ -156,12 +156,12 @@ def _text(name: str, value: bytearray) -> str:
         raise invalid_fields({name: "must be UTF-8"}) from None
 
 
-def _refuse_format(head: bytes, *, is_whole: bool) -> None:
+def _refuse_format(head: bytes, *, is_complete: bool) -> None:
     """Refuse a file that is an image of a format that we know and do not take."""
     name = image_format(head)
     if name is None or name in set(ImageFormat):
         return
-    if name == "heif" and not is_whole:
+    if name == "heif" and not is_complete:
         return  # an AVIF may name itself further on
     raise Problem(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

@@ -83,14 +83,14 @@ def _sorted(data: bytes) -> _Chunks:
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         content, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        is_whole = len(checksum) == 4  # noqa: PLR2004 -- a CRC-32
+        is_complete = len(checksum) == 4  # noqa: PLR2004 -- a CRC-32
         if kind in _PIXELS:
-            if is_whole and int.from_bytes(checksum, "big") != zlib.crc32(content, zlib.crc32(kind)):
+            if is_complete and int.from_bytes(checksum, "big") != zlib.crc32(content, zlib.crc32(kind)):
                 chunks.damage = f"the checksum of a {kind.decode()} chunk is wrong"
-            if is_whole or kind in _PIXEL_DATA:
+            if is_complete or kind in _PIXEL_DATA:
                 # What is cut off at the end is missing pixels or only a checksum: the decoder finds out which.
                 chunks.pixels.append(_chunk(kind, content))
-        if is_whole:
+        if is_complete:
             _note(chunks, kind, content)
         if kind == b"IEND":
             break
