@@ -60,7 +60,10 @@ def test_a_delay_three_times_as_long_as_any_timeout(stack, scale):
 @pytest.mark.full
 @pytest.mark.alone
 def test_a_hundred_thousand_delayed_tasks(stack, scale):
-    """All of them wait in Redis; 2,000 of them are due within 20 s, and start on time. The worker's memory is flat."""
+    """All of them wait in Redis; 2,000 of them are due within a minute, and start on time. The worker's memory is flat.
+
+    At 33 a second: more than a slow machine's worker can start would measure the machine.
+    """
     stack.gateway({"OFFLOAD_QUEUE_LIMIT": "1000000"})
     worker = stack.worker("mail_worker", {"OFFLOAD_MAIL_CONCURRENCY": "8"})
     redis = stack.redis.client()
@@ -69,8 +72,8 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
     soon = 2_000
     pipe = redis.pipeline(transaction=False)
     for number in range(100_000):
-        # The soon ones from 60 s on, evenly over 20 s; the others in a day.
-        due_ms = now_ms + (60_000 + number * 10 if number < soon else 86_400_000 + number)
+        # The soon ones from 60 s on, evenly over 60 s; the others in a day.
+        due_ms = now_ms + (60_000 + number * 30 if number < soon else 86_400_000 + number)
         to = f"t{number}@example.com"
         step = ChainStep.of(SEND_MAIL, SendMail(to=(to,), subject="Hello", text="Hello."))
         made = messages.envelope(
@@ -78,7 +81,7 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
         )
         task = records.NewTask(f"d{number}", "email", "development", (step,), made)
         call = TaskStore(PREFIX, BROKER).accept(task)
-        pipe.execute_command(*call.script.command((), call.arguments, whole=number == 0))
+        pipe.execute_command(*call.script.command((), call.arguments, full=number == 0))
         if number % 1000 == 999:
             pipe.execute()
             pipe = redis.pipeline(transaction=False)
@@ -106,7 +109,7 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
         verdict,
         order=21,
         fault="100,000 delayed tasks",
-        load=f"{soon:,} of them due within 20 s, the others in a day; 8 threads",
+        load=f"{soon:,} of them due within a minute, the others in a day; 8 threads",
         injected=0,
         recovery=lags,
         seen=f"(recovery: from due to started) the worker's memory {before / 2**20:.0f} MB before, "

@@ -129,7 +129,7 @@ def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
         pipe = client.pipeline(transaction=False)
         for number in range(count):
             pipe.execute_command(
-                *scripts.POP.command([BASE], [P, f"owner {number}", 1, "poller", 1, "lease"], whole=True)
+                *scripts.POP.command([BASE], [P, f"owner {number}", 1, "poller", 1, "lease"], full=True)
             )
         pipe.execute()
         found[f"{count:,} leases of as many dead workers given back"] = slowest(client, lambda: sweep(client, sweeper))
@@ -150,7 +150,7 @@ def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
     client.flushall()
     pipe = client.pipeline(transaction=False)
     for number in range(10_000):
-        pipe.execute_command(*scripts.PUBLISH.command([], [P, f"queue {number}", "a", "{}", 0, 0], whole=True))
+        pipe.execute_command(*scripts.PUBLISH.command([], [P, f"queue {number}", "a", "{}", 0, 0], full=True))
     pipe.execute()
     found["10,000 queues swept"] = slowest(client, lambda: sweep(client, sweeper))
     client.flushall()
