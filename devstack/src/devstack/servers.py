@@ -192,6 +192,8 @@ class S3Server:
             f"-s3.config={config}", f"-master.port={ports[0]}", f"-master.port.grpc={ports[1]}",
             f"-volume.port={ports[2]}", f"-volume.port.grpc={ports[3]}", f"-filer.port={ports[4]}",
             f"-filer.port.grpc={ports[5]}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+            # Not asked for, and on ports that another server may have.
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]  # fmt: skip
         self.process = Process("s3", command, self.folder / "weed.log", {})
         return self
