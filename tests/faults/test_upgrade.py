@@ -47,13 +47,10 @@ class Release:
 
     def replace(self, service: str, settings: dict[str, str]) -> None:
         """Start a service of the other release; then, of a worker, stop the one before in order."""
-        old = self._running[service]
-        if service.endswith("_worker"):
-            self._running[service] = self._start(service, settings)
-            assert old.stop() == 0, old.output()[-2000:]
-        else:
-            assert old.stop() == 0, old.output()[-2000:]
-            self._running[service] = self._start(service, settings)
+        old, is_worker = self._running[service], service.endswith("_worker")
+        new = self._start(service, settings) if is_worker else None
+        assert old.stop() == 0, old.output()[-2000:]
+        self._running[service] = new or self._start(service, settings)
 
     def _start(self, service: str, settings: dict[str, str]) -> Process:
         if service == "gateway":

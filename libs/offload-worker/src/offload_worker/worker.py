@@ -52,7 +52,7 @@ class Worker[S: FleetSettings, C]:
         self._concurrency = concurrency
         self._task_types: list[_TaskType] = []
 
-    def task[M: Message, R: Result, F: Callable[..., Any]](
+    def task[M: Message, R: Result](
         self, contract: TaskContract[M, R], *, policy: Callable[[S], Policy] = Policy.of
     ) -> Callable[[Callable[[M, Run[C]], R]], Callable[[M, Run[C]], R]]:
         """Make a function the one that does a contract's work; what happens when it fails is the `policy`."""

@@ -30,7 +30,7 @@ _NOTIFY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "format": "email"},
-    "description": "The option `notify`, kept out of proxies' access logs; counts more than the query and the form.",
+    "description": "The option `notify` as a header, which access logs usually leave out. It overrides query and form.",
 }
 _REQUEST = {
     "requestBody": {
