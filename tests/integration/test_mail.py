@@ -237,6 +237,26 @@ def test_starttls_and_login(offload, tmp_path):
     assert "pass word" not in worker.output()
 
 
+def test_an_outage_of_redis_does_not_count_against_a_deadline(offload):
+    offload.gateway()
+    client = offload.client()
+    worker = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "4", "OFFLOAD_MAIL_CONCURRENCY": "1"})
+
+    def script(stage: str, _envelope) -> None:
+        # The ledger cannot be closed then.
+        if stage == "DATA":
+            offload.redis.kill()
+
+    offload.smtp.script = script
+    task_id = client.post("/v1/emails", json=MAIL).json()["task_id"]
+    until(lambda: offload.smtp.to("ann@example.com"), "the mail")
+    time.sleep(8)  # the outage itself
+    offload.redis.start()
+    assert offload.wait(client, task_id, seconds=40)["state"] == "SUCCESS"
+    assert len(offload.smtp.to("ann@example.com")) == 1
+    assert worker.exit_code is None
+
+
 def test_a_step_past_its_deadline_ends_the_worker_and_is_done_by_another(offload):
     """Threads cannot be ended: the worker hands back the rest and exits, and somebody else sends the mail."""
     offload.gateway()

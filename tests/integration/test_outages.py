@@ -20,7 +20,9 @@ def test_redis_away_at_every_point_of_a_step(offload, seconds):
     """Workers wait where they are, go on by themselves, and each user gets one mail."""
     offload.gateway()
     client = offload.client()
-    one = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+    # The longer outage is also longer than the time limits, which are the step's own.
+    limits = {"OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "9", "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "11"}
+    one = limits | {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
     pauses = [offload.paused("image_worker", point, one) for point in POINTS]
     mail = offload.worker("mail_worker")
     tasks = [offload.post_photo(client, notify=f"user{number}@example.com") for number in range(len(POINTS))]

@@ -10,6 +10,7 @@ import socketserver
 import threading
 import time
 
+import pytest
 from celery import chain
 
 from celery_leases import keys
@@ -190,6 +191,26 @@ def test_a_chain_goes_on_after_redis_was_away_at_the_publish_of_its_next_step(cl
     cluster.server.start()
     until(lambda: cluster.noted("done")["a.."], "the last step", seconds=60)
     assert cluster.noted("done") == {"a": 1, "a.": 1, "a..": 1}
+
+
+@pytest.mark.parametrize("limits", [("--soft-time-limit", "5", "--time-limit", "7"), ("--time-limit", "5")])
+def test_an_outage_does_not_count_against_a_time_limit(cluster, limits):
+    """One waits to publish what follows it, one has ended, and one hangs: its limit still holds."""
+    worker = cluster.worker("-c", "3", *limits)
+    app = cluster.app()
+    chain(signature(app, "step", "a", 2), signature(app, "step")).apply_async(ignore_result=True)
+    for key, seconds in (("b", 2), ("hung", 3600)):
+        app.send_task("leases_app.effect", (key, seconds))
+    until(lambda: cluster.noted("start").total() == 3, "all to begin")
+    cluster.server.kill()
+    time.sleep(12)  # the outage itself: longer than the limits
+    cluster.server.start()
+    until(lambda: cluster.noted("done") == {"a": 1, "b": 1, "a.": 1}, "all but the hung one")
+    until(lambda: "TimeLimitExceeded" in worker.output(), "the hung one to be ended", seconds=30)
+    until(lambda: cluster.server.client().hlen("leases:work:live") == 0, "all to be settled")
+    assert cluster.noted("start").total() == 4
+    assert worker.output().count(" time limit (") == 1
+    assert worker.exit_code is None
 
 
 def test_a_worker_that_slept_through_its_lease_is_fenced(cluster):

@@ -500,8 +500,9 @@ class Transport(kombu_redis.Transport):
         return f"leases+{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # noqa: ANN401 -- kombu's signature
-        """Let each turn of the worker's loop be seen by the leases."""
+        """Let each turn of the worker's loop be seen by the leases. Called whenever the worker has connected."""
         super().register_with_event_loop(connection, loop)
+        worker.give_time_back(loop.timer)
         loop.on_tick.add(leases.tick)
 
 

@@ -29,6 +29,8 @@ _given_at: dict[int, float] = {}
 _looked_at = 0.0
 # So often the loop looks.
 LOOK_SECONDS = 1.0
+# So much later than the loop, tasks that wait for Redis find that it answers.
+NOTICE_SECONDS = 5.0
 # Why a task rejected its message, by task id: Celery tells its signal, and not the broker.
 _rejections: dict[str, str] = {}
 
@@ -115,6 +117,31 @@ def end_hung_children(limit_seconds: float) -> None:
             del _given_at[number]
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
+
+
+def give_time_back(timer: Any) -> None:  # noqa: ANN401 -- kombu's timer is untyped
+    """Let the time limits of a prefork pool's tasks not count how long the consumer's loop stood still.
+
+    It does so while it connects again. When it goes on, Celery would end at once each task whose limit had passed
+    meanwhile, whether that had long returned and its result was about to be read, or waited for Redis itself, as this
+    process did. Called before the loop goes on.
+    """
+    global _looked_at
+    jobs = {job._job for job in _jobs() if job._accepted}  # noqa: SLF001 -- Celery has no way to ask
+    if not jobs or not _looked_at:
+        return
+    now = time.monotonic()
+    stood_still, _looked_at = now - _looked_at, now
+    seconds = stood_still + min(stood_still, NOTICE_SECONDS)
+    # Children may have begun long ago, and the loop has not read so yet.
+    _given_at.clear()
+    consumer = _worker()
+    pool = consumer.pool._pool  # noqa: SLF001 -- as above
+    limits = (pool._on_soft_timeout, pool._on_hard_timeout)  # noqa: SLF001 -- as above
+    for due_at, _, entry in timer.queue:
+        if entry.fun in limits and not entry.canceled and entry.args[0] in jobs:
+            entry.cancel()
+            pool._tref_for_id[entry.args[0]] = timer.call_at(due_at + seconds, entry.fun, entry.args)  # noqa: SLF001 -- as above
 
 
 def _jobs() -> list[Any]:

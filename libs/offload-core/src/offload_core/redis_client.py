@@ -1,10 +1,8 @@
-"""Redis as our services use it: found by URL or by Sentinel, bounded in time, and waited for."""
+"""Redis as our services use it: found by URL or by Sentinel, bounded in time."""
 
 from __future__ import annotations
 
-import logging
 import ssl
-import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,19 +22,14 @@ from redis.retry import Retry
 from celery_leases import address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from redis.asyncio import Redis as AsyncRedis
 
     from offload_core.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 # Redis is unavailable, starting, full, or a replica for the moment: waiting helps, and nothing has been written.
 UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 
 SOCKET_TIMEOUT_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 1.0
 SENTINEL_PORT = 26379
 
 
@@ -130,28 +123,3 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (AuthenticationError, "auth_failed"),
     (NoPermissionError, "forbidden"),
 )
-
-
-def patiently[T](action: Callable[[], T], what: str, *, give_up: Callable[[], bool] = lambda: False) -> T:
-    """Do `action`, again and again while Redis is unavailable: an outage is nobody's failure.
-
-    `action` must be safe to repeat. When `give_up` says so, the last error is raised.
-    """
-    pause = 0.05
-    waited_since = time.monotonic()
-    warned = False
-    while True:
-        try:
-            result = action()
-        except UNAVAILABLE as error:
-            if give_up():
-                raise
-            if not warned:
-                logger.warning("waiting for Redis (%s): %s: %s", cause(error), what, error)
-                warned = True
-            time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        else:
-            if warned:
-                logger.info("went on after %.1f s without Redis: %s", time.monotonic() - waited_since, what)
-            return result

@@ -21,9 +21,10 @@ from offload_core.errors import StepError
 from offload_core.logs import redact
 from offload_core.messages import ChainStep
 from offload_core.publisher import Publisher
-from offload_core.redis_client import connect, patiently
+from offload_core.redis_client import connect
 from offload_core.task_store import TaskStore
 from offload_worker.fence import Fence
+from offload_worker.outages import wait_for_redis
 
 if TYPE_CHECKING:
     import redis
@@ -58,7 +59,7 @@ class RecordBackend(BaseBackend):
         A worker that stops while it waits gives its message back instead.
         """
         try:
-            answer = patiently(lambda: call.run(self.client), what, give_up=worker.is_stopping)
+            answer = wait_for_redis(lambda: call.run(self.client), what)
         except Exception as error:
             if worker.is_stopping():
                 raise Reject(f"stopped while Redis was unavailable: {what}", requeue=True) from error
@@ -161,11 +162,7 @@ class RecordBackend(BaseBackend):
     def record(self, task_id: str) -> records.Record | None:
         """Return a task's record, or None. Waits for Redis."""
         key = keys.record(self.settings.key_prefix, task_id)
-        return patiently(
-            lambda: records.decode(task_id, self.client.hgetall(key)),
-            f"read {task_id}",
-            give_up=worker.is_stopping,
-        )
+        return wait_for_redis(lambda: records.decode(task_id, self.client.hgetall(key)), f"read {task_id}")
 
     def _notification(self, record: records.Record, step: str, error: dict[str, Any]) -> records.NewTask:
         assert record.notify  # noqa: S101 -- only asked for when it is set

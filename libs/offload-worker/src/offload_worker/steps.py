@@ -19,7 +19,7 @@ from offload_contracts.contract import Message, Result, TaskContract
 from offload_contracts.images import Outputs
 from offload_core import keys, logs
 from offload_core.errors import TemporaryError
-from offload_worker import deadlines
+from offload_worker import time_limits
 from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class GatedTask(Task):
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ANN401, ARG002 -- Celery's signature
         """Ask the record whether this run may begin. ``Ignore`` here acknowledges the message and stores nothing."""
+        time_limits.take_over_soft_limits()
         step = keys.step_of(task_id)
         logs.task_id.set(step.task_id)
         backend: RecordBackend = self.app.backend
@@ -99,19 +100,20 @@ def register[M: Message, R: Result, C](
         *carried, data = args
         message = contract.decode(data)
         this = _run(task, resources, Outputs.model_validate(carried[0]) if carried else Outputs())
-        with deadlines.limit(policy.deadline_seconds, task.request.properties["delivery_tag"], contract.name):
-            try:
-                return contract.encode_result(function(message, this))
-            except TemporaryError as error:
-                # A redriven step has all its retries again.
-                retries = this.attempt - task.request.first_attempt
-                if retries >= len(policy.pauses_seconds):
-                    # Kept in the record first: the broker knows of a rejection no more than its code.
-                    task.app.backend.mark_as_retry(task.request.id, error, request=task.request)
-                    raise Reject(error.code, requeue=False) from error
-                pause = with_jitter(policy.pauses_seconds[retries])
-                task.request.retry_at_ms = round((time.time() + pause) * 1000)
-                raise task.retry(exc=error, countdown=pause) from error
+        try:
+            with time_limits.limit(policy.deadline_seconds, task.request.properties["delivery_tag"], contract.name):
+                result = function(message, this)
+        except TemporaryError as error:
+            # A redriven step has all its retries again.
+            retries = this.attempt - task.request.first_attempt
+            if retries >= len(policy.pauses_seconds):
+                # Kept in the record first: the broker knows of a rejection no more than its code.
+                task.app.backend.mark_as_retry(task.request.id, error, request=task.request)
+                raise Reject(error.code, requeue=False) from error
+            pause = with_jitter(policy.pauses_seconds[retries])
+            task.request.retry_at_ms = round((time.time() + pause) * 1000)
+            raise task.retry(exc=error, countdown=pause) from error
+        return contract.encode_result(result)
 
     # Not shared: Celery would give it to every application of the process. How many retries there are, `run` decides.
     task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=None, shared=False)

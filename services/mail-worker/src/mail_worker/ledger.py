@@ -9,12 +9,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from celery_leases import worker
 from celery_leases.publish import load
 from celery_leases.scripts import Script
 from offload_core import keys
 from offload_core.errors import TemporaryError
-from offload_core.redis_client import patiently
+from offload_worker.outages import wait_for_redis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,9 +83,7 @@ class Ledger:
             self.entries[position] = now.decode()
 
     def _do(self, script: Script, *arguments: str | int):  # type: ignore[no-untyped-def] # noqa: ANN202 -- Redis answers what the script returns
-        return patiently(
-            lambda: script(self._client, [self._key], arguments), "the mail ledger", give_up=worker.is_stopping
-        )
+        return wait_for_redis(lambda: script(self._client, [self._key], arguments), "the mail ledger")
 
 
 def _lost() -> TemporaryError:
