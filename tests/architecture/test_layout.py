@@ -17,7 +17,7 @@ from offload_contracts.contract import Queue
 from offload_contracts.registry import ALL
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("gateway", "image-worker", "mail-worker", "beat")
+SERVICES = ("gateway", "image-worker", "mail-worker", "housekeeper", "beat")
 SOURCES = sorted(
     path
     for folder in ("libs", "services", "devstack")
@@ -49,17 +49,21 @@ def test_no_task_is_named_outside_of_the_contracts(path):
 
 
 def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_path):
+    import housekeeper.tasks
     import image_worker.tasks
     import mail_worker.tasks
+    from housekeeper.settings import HousekeeperSettings
     from image_worker.settings import ImageWorkerSettings
     from mail_worker.settings import MailWorkerSettings
 
     monkeypatch.setattr("offload_core.logs.configure", lambda *_: None)
-    common = {"redis_url": "redis://localhost/0", "blob_url": f"file://{tmp_path}"}
+    common = {"redis_url": "redis://localhost/0"}
+    with_files = common | {"blob_url": f"file://{tmp_path}"}
     mail = common | {"link_secret": "s" * 32, "smtp_host": "localhost", "mail_from": "a@example.com"}
     workers = {
-        image_worker.tasks.worker: ImageWorkerSettings(**common),
+        image_worker.tasks.worker: ImageWorkerSettings(**with_files),
         mail_worker.tasks.worker: MailWorkerSettings(**mail),
+        housekeeper.tasks.worker: HousekeeperSettings(**with_files),
     }
     fleets = {worker.queues: worker.create(settings) for worker, settings in workers.items()}
     assert sorted(queue for queues in fleets for queue in queues) == sorted(Queue)
@@ -97,7 +101,8 @@ def test_importing_a_service_reads_no_environment():
     code = (
         "import os\n"
         "before = dict(os.environ)\n"
-        "import gateway.app, image_worker.app, image_worker.tasks, mail_worker.app, mail_worker.tasks, beat.app\n"
+        "import gateway.app, image_worker.app, image_worker.tasks, mail_worker.app, mail_worker.tasks\n"
+        "import housekeeper.app, housekeeper.tasks, beat.app\n"
         "assert dict(os.environ) == before\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PATH": ""})
@@ -107,8 +112,22 @@ def test_importing_a_service_reads_no_environment():
 def test_the_settings_page_is_what_the_code_says():
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     assert page == settings_reference.render(), "run `make docs`"
-    for name, (field, _) in settings_reference.variables().items():
-        assert field.description, name
+    for name, fields in settings_reference.variables().items():
+        assert all(field.description for field in fields.values()), name
+
+
+def test_a_renamed_setting_is_read_by_its_old_name_with_a_warning(monkeypatch, tmp_path, caplog):
+    from image_worker.settings import ImageWorkerSettings
+    from image_worker.tasks import worker
+
+    monkeypatch.setattr("offload_core.logs.configure", lambda *_: None)
+    monkeypatch.setenv("OFFLOAD_IMAGE_CONCURRENCY", "3")
+    given = {"redis_url": "redis://localhost/0", "blob_url": f"file://{tmp_path}"}
+    assert ImageWorkerSettings(**given).concurrency == 3
+    worker.create(ImageWorkerSettings(**given))
+    assert "OFFLOAD_IMAGE_CONCURRENCY is called OFFLOAD_CONCURRENCY now" in caplog.text
+    monkeypatch.setenv("OFFLOAD_CONCURRENCY", "5")
+    assert ImageWorkerSettings(**given).concurrency == 5
 
 
 @pytest.mark.parametrize("service", SERVICES)

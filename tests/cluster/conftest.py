@@ -27,7 +27,10 @@ from .report import Report
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SERVICES = {"gateway": "gateway", "image-worker": "imageWorker", "mail-worker": "mailWorker", "beat": "beat"}
+SERVICES = {
+    "gateway": "gateway", "image-worker": "imageWorker", "mail-worker": "mailWorker", "housekeeper": "housekeeper",
+    "beat": "beat",
+}  # fmt: skip
 REGISTRY = "localhost:5000"
 # Two cores carry all of it: what is asked for is little, what may be used is not.
 SMALL = Path(__file__).parent / "small.yaml"

@@ -22,14 +22,12 @@ TRY = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2]
 
 @pytest.fixture(scope="module")
 def release(images):
-    """With ACL users, and a fleet that serves `mail` alone."""
+    """With ACL users, and a pod of each fleet."""
     made = Release(
         "offload-network",
         [
             *images, "-f", str(SMALL), "--set", "redis.acl=true,gateway.replicas=1,gateway.rateLimitPerSecond=100",
-            "--set", "workers.mail.queues={mail},workers.housekeeping.service=mail-worker",
-            "--set", "workers.housekeeping.queues={callbacks,maintenance},workers.housekeeping.keda.enabled=false",
-            "--set", "workers.image.keda.minReplicas=1",
+            "--set", "workers.image.keda.minReplicas=1,workers.housekeeping.enabled=true",
         ],
     ).install()  # fmt: skip
     kubectl("create", "namespace", "offload-stranger", check=False)
@@ -86,7 +84,7 @@ def test_what_is_needed_works(release, report):
         ("beat", "offload-valkey", 6379),
         ("worker-image", "offload-valkey", 6379), ("worker-image", "offload-s3", 8333),
         ("worker-mail", "offload-valkey", 6379), ("worker-mail", "offload-mailpit", 1025),
-        ("worker-housekeeping", "offload-s3", 8333), ("worker-housekeeping", "offload-mailpit", 1025),
+        ("worker-housekeeping", "offload-valkey", 6379), ("worker-housekeeping", "offload-s3", 8333),
     ):  # fmt: skip
         assert reaches(release, component, host, port), (component, host)
     with release.client() as client:
@@ -105,6 +103,7 @@ def test_what_is_not_needed_is_refused(release, outside, report):
         ("worker-image", outside, 8080), ("worker-image", "offload-mailpit", 1025), ("worker-mail", "offload-s3", 8333),
         ("worker-mail", outside, 8080), ("gateway", "offload-mailpit", 1025), ("beat", "offload-s3", 8333),
         ("gateway", beat, 8080), ("worker-mail", image, 8080), ("beat", outside, 8080),
+        ("worker-housekeeping", "offload-mailpit", 1025), ("worker-housekeeping", outside, 8080),
     )  # fmt: skip
     # The server outside answers: what is refused is refused by the policy.
     assert reaches_from_host(outside, 8080)
@@ -112,7 +111,7 @@ def test_what_is_not_needed_is_refused(release, outside, report):
         assert not reaches(release, component, host, port), (component, host)
     report.add(
         "Network",
-        "image-worker → outside and SMTP; a fleet of `mail` alone → S3; anything → beat; …",
+        "image-worker and housekeeper → outside and SMTP; mail-worker → S3; anything → beat; …",
         f"all {len(denied)} refused",
     )
 
@@ -194,7 +193,7 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     valkey = release.redis()
     assert valkey.acl_log() == []
     users = {one["user"] for one in valkey.client_list()}
-    assert {"gateway", "image-worker", "mail-worker", "beat", "keda"} <= users
+    assert {"gateway", "image-worker", "mail-worker", "housekeeper", "beat", "keda"} <= users
     report.add(
         "Network", "one ACL user per service, through chains, failure, redrive, cancel, report, KEDA", "ACL LOG empty"
     )

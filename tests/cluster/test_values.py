@@ -59,7 +59,7 @@ REFUSED = {
     ),
     "workers.image.concurrency=4,workers.image.resources.limits.memory=512Mi": (
         "workers.image.resources.limits.memory: 512Mi",
-        "of 4 slots",
+        "of 4 tasks at once",
         "lower concurrency",
     ),
     "lease.seconds=10,lease.sweepSeconds=4": ("lease.seconds: 10", "set it to 12 or more"),
@@ -68,12 +68,16 @@ REFUSED = {
     "redis.url=redis.example.com": ("redis.url", "must be redis://"),
     "redis.url=sentinel://192.0.2.1:26379": ("redis.sentinelMaster: must be set",),
     "valkey.enabled=false": ("redis.url: must be set when valkey.enabled is false",),
-    "seaweedfs.enabled=false": ("workers.image.queues", "needs S3: set s3.bucket"),
-    "mailpit.enabled=false": ("workers.mail.queues", "needs a mail server: set smtp.host"),
-    "workers.image.queues={mail}": ("workers.image.queues: image-worker does not serve mail",),
+    "seaweedfs.enabled=false": ("workers.image.needs: s3 is not there", "workers.housekeeping.needs", "set s3.bucket"),
+    "mailpit.enabled=false": ("workers.mail.needs: smtp is not there", "set smtp.host"),
+    "workers.image.queues=null": ("workers.image.queues: must name a queue",),
+    "workers.image.image=gpuWorker": ("workers.image.image: must be a name in images (beat, gateway, housekeeper,",),
+    "development.reload=true,workers.mail.command=null": ("workers.mail.command: must be set",),
     "workers.image.keda.minReplicas=20": ("workers.image.keda.minReplicas: 20 is more than maxReplicas 10",),
-    "workers.image=null,workers.mail=null": ("workers: there is no fleet",),
-    "workers.image.enabled=false,workers.mail.enabled=false": ("workers: there is no fleet",),
+    "workers.image=null,workers.mail=null,workers.housekeeping=null": ("workers: there is no fleet",),
+    ",".join(f"workers.{fleet}.enabled=false" for fleet in ("image", "mail", "housekeeping")): (
+        "workers: there is no fleet",
+    ),
     "gateway.shutdownSeconds=60": ("gateway.terminationGracePeriodSeconds: 45", "preStopSeconds 5"),
     "gateway.autoscaling.enabled=true,gateway.replicas=2": ("gateway.replicas: 2 is fixed",),
     "redis.url=redis://redis.example.com:6379": ("networkPolicy.redis.cidrs: must be set", "redis.example.com"),
@@ -99,7 +103,8 @@ REFUSED = {
     "beat.replicas=2": ("/beat", "'replicas' not allowed"),
     "gateway.replcas=2": ("/gateway", "'replcas' not allowed"),
     "workers.image.concurrncy=2": ("/workers/image",),
-    "workers.image.service=gpu-worker": ("/workers/image",),
+    "workers.image.service=image-worker": ("/workers/image",),
+    "workers.image.needs={gpu}": ("/workers/image/needs",),
     "gateway.replicas=0": ("/gateway/replicas",),
     "smtp.port=70000": ("/smtp/port",),
     "logLevel=LOUD": ("/logLevel",),
@@ -116,7 +121,7 @@ def test_the_memory_of_an_image_is_what_the_pods_limit_leaves(memory, concurrenc
     values = f"workers.image.resources.limits.memory={memory},workers.image.concurrency={concurrency}"
     (container,) = one("Deployment", "worker-image", "--set", values)["spec"]["template"]["spec"]["containers"]
     environment = {item["name"]: item.get("value") for item in container["env"]}
-    assert environment["OFFLOAD_IMAGE_MEMORY_LIMIT_BYTES"] == str(expected)
+    assert environment["OFFLOAD_TASK_MEMORY_LIMIT_BYTES"] == str(expected)
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
@@ -193,7 +198,13 @@ def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(t
     names = [(item["kind"], item["metadata"]["name"]) for item in made]
     assert len(names) == len(set(names))
     workers = {name for kind, name in names if kind == "Deployment" and "-worker-" in name}
-    assert workers == {"x-jobs-worker-mail", "x-thumbs-worker-image", "x-thumbs-worker-mail"}
+    assert workers == {
+        f"x-{name}"
+        for name in (
+            "jobs-worker-mail", "jobs-worker-housekeeping",
+            "thumbs-worker-image", "thumbs-worker-mail", "thumbs-worker-housekeeping",
+        )
+    }  # fmt: skip
     pods = [item["spec"]["template"]["spec"] for item in made if item["kind"] == "Deployment"]
     assert all(pod["imagePullSecrets"] == [{"name": "registry"}, {"name": "plain"}] for pod in pods)
 
@@ -241,12 +252,12 @@ def test_an_ipv6_address_of_redis():
 
 def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():
     served = []
-    for name in ("worker-image", "worker-mail"):
+    for name in ("worker-image", "worker-mail", "worker-housekeeping"):
         container = one("Deployment", name)["spec"]["template"]["spec"]["containers"][0]
         served += next(env["value"] for env in container["env"] if env["name"] == "OFFLOAD_QUEUES").split()
     assert sorted(served) == sorted(Queue)
-    values = "workers.thumbnails.queues={images},workers.thumbnails.concurrency=8,keda.enabled=true"
-    fleet = ("--set", f"{values},workers.thumbnails.resources.limits.memory=4Gi", *KEDA)
+    values = "workers.thumbnails.queues={images},workers.thumbnails.concurrency=8,workers.thumbnails.image=imageWorker"
+    fleet = ("--set", f"{values},workers.thumbnails.resources.limits.memory=4Gi,keda.enabled=true", *KEDA)
     scaled = one("ScaledObject", "worker-thumbnails", *fleet)
     assert scaled["spec"]["triggers"][0]["metadata"]["listLength"] == "8"
     for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
@@ -262,6 +273,40 @@ ALL = (
     "--api-versions", "monitoring.coreos.com/v1/ServiceMonitor",
     "--api-versions", "monitoring.coreos.com/v1/PodMonitor",
 )  # fmt: skip
+
+
+def test_a_fleet_of_ones_own_is_what_its_values_say(tmp_path):
+    """No name of a worker stands in the templates: what a fleet needs, it says."""
+    fleet = {
+        "image": {"registry": "registry.example.com", "repository": "acme/invoices", "tag": "7"},
+        "queues": ["invoices"],
+        "needs": ["s3", "links"],
+        "redis": {"keys": ["invoices:*"], "commands": ["incr"]},
+        "keda": {"maxReplicas": 3},
+    }
+    path = tmp_path / "values.yaml"
+    path.write_text(json.dumps({"workers": {"invoices": fleet}, "redis": {"acl": True}, "keda": {"enabled": True}}))
+    made = ("-f", str(path), *KEDA)
+    spec = one("Deployment", "worker-invoices", *made)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["image"] == "registry.example.com/acme/invoices:7"
+    assert "command" not in container
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    assert environment["OFFLOAD_QUEUES"] == "invoices"
+    assert environment["OFFLOAD_REDIS_USERNAME"] == "worker-invoices"
+    assert {"OFFLOAD_S3_ENDPOINT", "OFFLOAD_LINK_SECRET"} <= set(environment)
+    assert not {"OFFLOAD_SMTP_HOST", "OFFLOAD_TASK_MEMORY_LIMIT_BYTES"} & set(environment)
+    allowed = egress("worker-invoices", *made)
+    assert '"s3"' in allowed
+    assert '"mailpit"' not in allowed
+    assert "redis-worker-invoices-password" in one("Secret", "redis", *made)["stringData"]
+    (valkey,) = one("StatefulSet", "valkey", *made)["spec"]["template"]["spec"]["containers"]
+    words = valkey["args"] if "args" in valkey else valkey["command"]
+    rules = " ".join(words).split("--user worker-invoices ")[1].split("--user ")[0].split()
+    assert {"~offload:invoices:*", "+incr"} <= set(rules)
+    scaled = one("ScaledObject", "worker-invoices", *made)["spec"]
+    assert scaled["triggers"][0]["metadata"]["listName"] == "offload:queue:invoices:live"
+    assert scaled["maxReplicaCount"] == 3
 
 
 @pytest.mark.parametrize("arguments", [(), EXTERNAL, ALL], ids=["default", "external", "all"])
@@ -329,16 +374,20 @@ def egress(name: str, *arguments: str) -> str:
     return json.dumps(one("NetworkPolicy", name, *arguments)["spec"]["egress"])
 
 
-def test_egress_follows_the_queues():
-    only_mail = ("--set", "workers.mail.queues={mail}")
+def test_egress_follows_the_needs():
+    rule = {"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}
+    outside = ("--set-json", f"networkPolicy.internet={json.dumps([rule])}")
     assert '"s3"' in egress("worker-image")
     assert '"mailpit"' not in egress("worker-image")
-    assert '"s3"' not in egress("worker-mail", *only_mail)
-    assert '"mailpit"' in egress("worker-mail", *only_mail)
-    assert '"s3"' in egress("worker-mail")
+    assert '"s3"' not in egress("worker-mail")
+    assert '"mailpit"' in egress("worker-mail")
+    assert '"s3"' in egress("worker-housekeeping")
+    assert '"mailpit"' not in egress("worker-housekeeping")
+    assert "198.51.100.0/24" in egress("worker-mail", *outside)
+    assert "198.51.100.0/24" not in egress("worker-image", *outside)
     assert '"s3"' not in egress("beat")
     assert one("NetworkPolicy", "beat")["spec"]["ingress"] == []
-    for name in ("gateway", "beat", "worker-image", "worker-mail", "helm-test"):
+    for name in ("gateway", "beat", "worker-image", "worker-mail", "worker-housekeeping", "helm-test"):
         dns = one("NetworkPolicy", name)["spec"]["egress"][0]
         assert dns["to"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
         assert {(port["protocol"], port["port"]) for port in dns["ports"]} == {("UDP", 53), ("TCP", 53)}
@@ -366,7 +415,7 @@ def test_only_valkeys_clients_reach_it():
         for peer in rule["from"]
         if "namespaceSelector" not in peer
     }
-    assert components == {"gateway", "beat", "worker-image", "worker-mail"}
+    assert components == {"gateway", "beat", "worker-image", "worker-mail", "worker-housekeeping"}
     operators = [peer for peer in rule["from"] if "namespaceSelector" in peer]
     assert [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in operators] == [
         "scalers"
@@ -392,6 +441,7 @@ def test_pods_spread_where_they_can_and_may_be_evicted():
         "offload-gateway",
         "offload-worker-image",
         "offload-worker-mail",
+        "offload-worker-housekeeping",
     }
     assert all(item["spec"]["maxUnavailable"] == 1 and "minAvailable" not in item["spec"] for item in budgets)
 
@@ -419,6 +469,7 @@ def templates(*arguments: str) -> dict[str, str]:
                 "offload-beat",
                 "offload-worker-image",
                 "offload-worker-mail",
+                "offload-worker-housekeeping",
                 "offload-valkey",
                 "offload-s3",
             },
@@ -540,7 +591,8 @@ def test_pods_take_what_a_platform_gives_them(tmp_path):
     for name in ("gateway", "workerDefaults"):
         values[name] |= {"strategy": {"type": "Recreate"}, "topologySpreadConstraints": spread}
     made = with_values(tmp_path, values)
-    ours = ("gateway", "beat", "worker-image", "worker-mail")
+    workers = {"worker-image", "worker-mail", "worker-housekeeping"}
+    ours = {"gateway", "beat", *workers}
     seen = 0
     for item in made:
         if item["kind"] not in {"Deployment", "StatefulSet", "Pod"}:
@@ -556,7 +608,7 @@ def test_pods_take_what_a_platform_gives_them(tmp_path):
             assert container["livenessProbe"]["periodSeconds"] == 77
             assert container["livenessProbe"]["terminationGracePeriodSeconds"] == 5, "what is not said stays"
             assert item["metadata"]["annotations"] == {"reload": "yes"}
-        if name in {"gateway", "worker-image", "worker-mail"}:
+        if name in {"gateway", *workers}:
             assert item["spec"]["strategy"] == {"type": "Recreate"}
             assert spec["topologySpreadConstraints"] == spread
         if name in {"valkey", "s3", "mailpit"}:
@@ -564,7 +616,7 @@ def test_pods_take_what_a_platform_gives_them(tmp_path):
             assert item["spec"]["template"]["metadata"]["annotations"].items() >= {"a": "b"}.items()
         if name == "test":
             assert container["resources"]["limits"] == {"memory": "99Mi"}
-    assert seen == 8
+    assert seen == 9
 
 
 def test_a_cluster_may_choose_the_users(tmp_path):

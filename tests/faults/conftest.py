@@ -75,9 +75,6 @@ def scale(request: pytest.FixtureRequest) -> Scale:
     return Scale(request.config.getoption("--full"), seed)
 
 
-TWO_SLOTS = {"OFFLOAD_IMAGE_CONCURRENCY": "2"}
-
-
 class Stack(Offload):
     """A stack with a worker that can be poisoned, and the mail server's ledger."""
 
@@ -91,7 +88,7 @@ class Stack(Offload):
         """Start an image worker whose `whom`, child or worker, a photo with the word POISON in it kills."""
         name = f"image_worker-poisoned-{len(self.processes)}"
         command = [sys.executable, str(HERE / "poisoned_worker.py"), whom, "-n", f"{name}@local"]
-        process = Process(name, command, self.folder / f"{name}.log", self.environment)
+        process = Process(name, command, self.folder / f"{name}.log", self.environment_of("image_worker"))
         self.processes.append(process)
         process.wait_for(" ready.", seconds=90)
         return process
@@ -100,7 +97,7 @@ class Stack(Offload):
 @pytest.fixture
 def stack(tmp_path: Path, scale: Scale) -> Iterator[Stack]:
     """Servers of this test's own. At full size with the lease that users have."""
-    with Stack(tmp_path, FAST | TWO_SLOTS | (REAL if scale.is_full else {})) as made:
+    with Stack(tmp_path, FAST | (REAL if scale.is_full else {}), image_slots=2) as made:
         yield made
 
 

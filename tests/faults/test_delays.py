@@ -65,7 +65,7 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
     At 33 a second: more than a slow machine's worker can start would measure the machine.
     """
     stack.gateway({"OFFLOAD_QUEUE_LIMIT": "1000000"})
-    worker = stack.worker("mail_worker", {"OFFLOAD_MAIL_CONCURRENCY": "8"})
+    worker = stack.worker("mail_worker", {"OFFLOAD_CONCURRENCY": "8"})
     redis = stack.redis.client()
     before = memory_bytes(worker)
     now_ms = round(time.time() * 1000)

@@ -21,7 +21,7 @@ from .report import Row
 if TYPE_CHECKING:
     from aiosmtpd.smtp import Envelope
 
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 ROOMY = {"OFFLOAD_QUEUE_LIMIT": "100000"}
 
 

@@ -39,11 +39,12 @@ def before() -> dict[str, str]:
 
 
 class Release:
-    """The four services, each of one release or the other."""
+    """The services, each of one release or the other. The housekeeper came with the later one."""
 
     def __init__(self, stack: Stack, settings: dict[str, str]) -> None:
         self._stack = stack
         self._running = {service: self._start(service, settings) for service in ORDERS["gateway first"]}
+        self._housekeeper: Process | None = None
 
     def replace(self, service: str, settings: dict[str, str]) -> None:
         """Start a service of the other release; then, of a worker, stop the one before in order."""
@@ -51,6 +52,14 @@ class Release:
         new = self._start(service, settings) if is_worker else None
         assert old.stop() == 0, old.output()[-2000:]
         self._running[service] = new or self._start(service, settings)
+        if service == "mail_worker":
+            self._replace_housekeeper(is_there=not settings)
+
+    def _replace_housekeeper(self, *, is_there: bool) -> None:
+        """Let it come with the mail worker that leaves it the maintenance, and go with that one."""
+        if self._housekeeper is not None:
+            assert self._housekeeper.stop() == 0, self._housekeeper.output()[-2000:]
+        self._housekeeper = self._stack.worker("housekeeper") if is_there else None
 
     def _start(self, service: str, settings: dict[str, str]) -> Process:
         if service == "gateway":

@@ -22,7 +22,7 @@ from .report import Row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 
 
 def load(stack, tasks: int, content: bytes, more: Callable[[], bool]) -> Client:

@@ -20,7 +20,7 @@ from offload_core import keys, records
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 HERE = Path(__file__).parent
 PREFIX = "offload:"
@@ -29,14 +29,17 @@ FAST = {
     "OFFLOAD_SWEEP_INTERVAL_SECONDS": "0.3",
     "OFFLOAD_RETRY_BACKOFF_SECONDS": "0.3",
     "OFFLOAD_MAIL_RETRY_SECONDS": "0.3 0.6 1.2",
-    # A process that decodes images costs half a second of CPU to start.
-    "OFFLOAD_IMAGE_CONCURRENCY": "1",
 }
 JPEG = {"Content-Type": "image/jpeg"}
 
 
 class Offload(Stack):
     """A stack with what the tests ask of it."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, image_slots: int = 1) -> None:
+        """Prepare. A process that decodes images costs half a second of CPU to start."""
+        super().__init__(folder, settings)
+        self.module_settings["image_worker"] = {"OFFLOAD_CONCURRENCY": str(image_slots)}
 
     def paused(self, module: str, point: str, settings: dict[str, str] | None = None) -> Pause:
         """Start a worker that stands still at a point."""
@@ -48,7 +51,7 @@ class Offload(Stack):
             name,
             command,
             self.folder / f"{name}.log",
-            self.environment | (settings or {}),
+            self.environment_of(module, settings),
         )
         self.processes.append(process)
         process.wait_for(" ready.")

@@ -76,10 +76,13 @@ def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_
     assert len(reports) == (1 if caught_up else 0)
     if caught_up:
         assert reports[0].decode().endswith(f"{occurrence:%Y%m%dT%H%M%SZ}")
-        offload.worker("mail_worker")
+        for module in ("housekeeper", "mail_worker"):
+            offload.worker(module)
         until(lambda: offload.smtp.to("ops@example.com"), "the report")
-        (mail,) = offload.smtp.to("more@example.com")
-        assert "tasks" in str(mail.parsed["Subject"])
+        mail = offload.record(f"{reports[0].decode().removeprefix(f'{PREFIX}task:')}-mail")
+        assert (mail.kind, mail.parent_task_id) == ("email", mail.task_id.removesuffix("-mail"))
+        (received,) = offload.smtp.to("more@example.com")
+        assert "tasks" in str(received.parsed["Subject"])
     beat.stop()
 
 
@@ -101,13 +104,19 @@ def test_beat_outlives_redis_and_sweeps(offload):
 
 def test_the_health_check_goes_to_log_and_metrics(offload):
     offload.gateway()
-    worker = offload.worker("mail_worker")
+    workers = [
+        offload.worker("housekeeper"),
+        offload.worker("mail_worker", {"OFFLOAD_SMTP_CHECK_INTERVAL_SECONDS": "1"}),
+    ]
     offload.service("beat", settings=EVERY_SECOND)
     client = offload.client()
     until(
+        lambda: 'offload_dependency_up{dependency="blob"} 1.0' in client.get("/metrics").text, "the store in /metrics"
+    )
+    until(
         lambda: 'offload_dependency_up{dependency="smtp"} 1.0' in client.get("/metrics").text, "the health in /metrics"
     )
-    assert "health: {" in worker.output()
+    assert all("health: {" in worker.output() for worker in workers)
     offload.smtp.stop()
     until(
         lambda: 'offload_dependency_up{dependency="smtp"} 0.0' in client.get("/metrics").text, "the trouble in /metrics"
@@ -128,7 +137,7 @@ def test_the_clean_up_spares_what_is_needed(offload):
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"x")
     time.sleep(1.2)  # everything grows old
-    offload.worker("mail_worker")
+    offload.worker("housekeeper")
     occurrence = datetime.fromtimestamp(time.time() // 60 * 60, UTC)
     offload.redis.client().hset(keys.occurrences(PREFIX), "nightly-clean-up", 1)
     offload.service("beat", settings={"OFFLOAD_NIGHTLY_CLEAN_UP_CRON": f"{occurrence.minute} {occurrence.hour} * * *"})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 
 from celery_leases import scripts
 from devstack.waiting import until
 from gateway import auth
-from mail_worker.maintenance import clean_up, utc_now
-from mail_worker.settings import MailWorkerSettings
+from housekeeper.clean_up import clean_up
+from housekeeper.settings import HousekeeperSettings
 from offload_core.blobs import BlobStore
 
 from .conftest import JPEG
 
 PREFIX = "offload:queue:"
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 
 
 def bury(offload, client, deliveries: int) -> str:
@@ -65,8 +66,8 @@ def test_seen_redriven_after_its_results_would_have_expired_and_done(offload, mo
     # The clean-up, long after everything of a task that has ended would have been deleted.
     for name, value in offload.environment.items():
         monkeypatch.setenv(name, value)
-    settings = MailWorkerSettings(orphan_grace_seconds=1)
-    clean_up(settings, redis, BlobStore(settings), thorough=True, now=utc_now().replace(year=2099))
+    settings = HousekeeperSettings(orphan_grace_seconds=1)
+    clean_up(settings, redis, BlobStore(settings), thorough=True, now=datetime.now(UTC).replace(year=2099))
 
     redriven = client.post(f"/v1/dead-letters/{letter['id']}/redrive")
     assert (redriven.status_code, redriven.json()["outcome"]) == (200, "redriven")
@@ -104,8 +105,8 @@ def test_a_later_step_is_redriven_with_what_the_steps_before_have_made(offload, 
     until(lambda: letters(client)[0]["reported"], "the letter to be reported")
     for name, value in offload.environment.items():
         monkeypatch.setenv(name, value)
-    settings = MailWorkerSettings()
-    clean_up(settings, redis, BlobStore(settings), thorough=False, now=utc_now().replace(year=2099))
+    settings = HousekeeperSettings()
+    clean_up(settings, redis, BlobStore(settings), thorough=False, now=datetime.now(UTC).replace(year=2099))
     assert [step["state"] for step in offload.task(client, task_id)["steps"]] == ["SUCCESS", "FAILURE", "REVOKED"]
     assert client.post("/v1/dead-letters/redrive", json={"queue": "images"}).json()["redriven"] == 1
     task = offload.wait(client, task_id)

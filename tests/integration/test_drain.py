@@ -10,7 +10,7 @@ from devstack.waiting import until
 
 from .conftest import JPEG, photo
 
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1", "OFFLOAD_MAIL_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 DRAIN = ONE | {"OFFLOAD_DRAIN_SECONDS": "1"}
 
 

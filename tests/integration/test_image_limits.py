@@ -20,7 +20,7 @@ from PIL import Image
 from devstack.waiting import until
 from image_worker.images import Limits
 
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 ONE_PIXEL = Path(__file__).parents[1] / "unit" / "images" / "one_pixel_rgb.png"
 
 
@@ -61,7 +61,7 @@ def has_its_image(process: int) -> bool:
 
 def test_an_image_beyond_its_memory_is_refused_on_its_header_and_its_process_goes_on(offload):
     offload.gateway()
-    worker = offload.worker("image_worker", ONE | {"OFFLOAD_IMAGE_MEMORY_LIMIT_BYTES": "200000000"})
+    worker = offload.worker("image_worker", ONE | {"OFFLOAD_TASK_MEMORY_LIMIT_BYTES": "200000000"})
     client = offload.client()
     (child,) = until(worker.children, "the pool's child")
     small = encoded(picture(100, 100), "PNG")

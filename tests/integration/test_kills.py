@@ -11,7 +11,7 @@ from devstack.waiting import until
 
 from .conftest import JPEG, photo
 
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 
 
 def check_done_once(offload, client, task_id: str, recipient: str = "ann@example.com") -> dict:

@@ -40,7 +40,7 @@ def test_a_full_worker_is_alive(offload):
     heartbeat = offload.folder / "alive"
     offload.gateway()
     client = offload.client()
-    settings = {"OFFLOAD_LIVENESS_FILE": str(heartbeat), "OFFLOAD_IMAGE_CONCURRENCY": "1"}
+    settings = {"OFFLOAD_LIVENESS_FILE": str(heartbeat), "OFFLOAD_CONCURRENCY": "1"}
     pause = offload.paused("image_worker", "in the step", settings)
     client.post("/v1/reports", json={"rows": 1})
     pause.reached()

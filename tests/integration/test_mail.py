@@ -240,7 +240,7 @@ def test_starttls_and_login(offload, tmp_path):
 def test_an_outage_of_redis_does_not_count_against_a_deadline(offload):
     offload.gateway()
     client = offload.client()
-    worker = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "4", "OFFLOAD_MAIL_CONCURRENCY": "1"})
+    worker = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "4", "OFFLOAD_CONCURRENCY": "1"})
 
     def script(stage: str, _envelope) -> None:
         # The ledger cannot be closed then.
@@ -261,7 +261,7 @@ def test_a_step_past_its_deadline_ends_the_worker_and_is_done_by_another(offload
     """Threads cannot be ended: the worker hands back the rest and exits, and somebody else sends the mail."""
     offload.gateway()
     client = offload.client()
-    slow = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "2", "OFFLOAD_MAIL_CONCURRENCY": "1"})
+    slow = offload.worker("mail_worker", {"OFFLOAD_MAIL_DEADLINE_SECONDS": "2", "OFFLOAD_CONCURRENCY": "1"})
     silent = threading.Event()
 
     def script(stage: str, _envelope) -> None:
@@ -424,7 +424,7 @@ def test_a_health_check_that_hangs_takes_no_slot(offload, raw):
     """One slot, and a mail server that dribbles: the next checks are taken, and find the first one still running."""
     server = raw(dribble)
     hanging = {"OFFLOAD_SMTP_PORT": str(server.port), "OFFLOAD_HEALTH_TIMEOUT_SECONDS": "60"}
-    worker = offload.worker("mail_worker", {"OFFLOAD_MAIL_CONCURRENCY": "1"} | hanging)
+    worker = offload.worker("mail_worker", {"OFFLOAD_CONCURRENCY": "1"} | hanging)
     offload.service("beat", settings={"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1"})
     until(lambda: "the previous check is still running" in worker.output(), "the next check to be taken")
 

@@ -12,7 +12,7 @@ from devstack.servers import free_port
 from devstack.waiting import until
 from gateway import auth
 
-ONE = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+ONE = {"OFFLOAD_CONCURRENCY": "1"}
 
 
 def test_a_gateway_is_let_in_once_redis_has_answered_and_then_stays(offload):

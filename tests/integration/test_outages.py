@@ -22,7 +22,7 @@ def test_redis_away_at_every_point_of_a_step(offload, seconds):
     client = offload.client()
     # The longer outage is also longer than the time limits, which are the step's own.
     limits = {"OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "9", "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "11"}
-    one = limits | {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+    one = limits | {"OFFLOAD_CONCURRENCY": "1"}
     pauses = [offload.paused("image_worker", point, one) for point in POINTS]
     mail = offload.worker("mail_worker")
     tasks = [offload.post_photo(client, notify=f"user{number}@example.com") for number in range(len(POINTS))]
@@ -153,7 +153,7 @@ def test_a_collector_that_does_not_answer_slows_nothing(offload, collector):
     offload.gateway()
     client = offload.client()
     tasks = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(90)]
-    one = {"OFFLOAD_IMAGE_CONCURRENCY": "1"}
+    one = {"OFFLOAD_CONCURRENCY": "1"}
     watched = offload.worker("image_worker", one)
     plain = offload.worker("image_worker", one | {"OTEL_SDK_DISABLED": "true"})
     more = [client.post("/v1/reports", json={"rows": 1}).json()["task_id"] for _ in range(90)]

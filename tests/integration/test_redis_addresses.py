@@ -55,6 +55,7 @@ def test_no_component_speaks_in_the_clear(tmp_path, url):
             for start in (
                 lambda: stack.service("image_worker"),
                 lambda: stack.service("mail_worker"),
+                lambda: stack.service("housekeeper"),
                 lambda: stack.service("beat"),
                 lambda: stack.gateway(wait=False),
             ):

@@ -84,7 +84,7 @@ def report_whose_child_is_ended(offload, how: signal.Signals):
     """End the pool child that runs a report; returns the report's task, done by its second run."""
     offload.gateway()
     client = offload.client()
-    pause = offload.paused("image_worker", "in the step", {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
+    pause = offload.paused("image_worker", "in the step", {"OFFLOAD_CONCURRENCY": "1"})
     task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
     pause.reached()
     (child,) = pause.process.children()
@@ -109,7 +109,7 @@ def test_a_step_past_its_hard_limit_is_an_error_in_the_trace(offload):
     offload.gateway()
     client = offload.client()
     limits = {"OFFLOAD_SOFT_TIME_LIMIT_SECONDS": "1", "OFFLOAD_HARD_TIME_LIMIT_SECONDS": "2"}
-    pause = offload.paused("image_worker", "in the step", limits | {"OFFLOAD_IMAGE_CONCURRENCY": "1"})
+    pause = offload.paused("image_worker", "in the step", limits | {"OFFLOAD_CONCURRENCY": "1"})
     # Standing still before the step's own code, where the soft limit's exception has nobody to stop.
     task_id = client.post("/v1/reports", json={"rows": 1, "notify": "ann@example.com"}).json()["task_id"]
     pause.reached()

@@ -13,14 +13,18 @@ scripts are checked like those of the client itself.
 gateway:
   keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter
   commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +persist +info +config|get
-image-worker:
-  keys: {{ $queues }}
+{{- /* Fleets that share a user have what any of them needs. */}}
+{{- $users := dict }}
+{{- range include "offload.fleets" . | fromJson }}
+{{- $found := get $users .user | default (dict "keys" list "commands" list) }}
+{{- $_ := set $users .user (dict "keys" (concat $found.keys .redis.keys | uniq) "commands" (concat $found.commands .redis.commands | uniq)) }}
+{{- end }}
+{{- range $user, $more := $users }}
+{{ $user }}:
+  keys: {{ $queues }}{{ range $more.keys }} ~{{ $prefix }}{{ . }}{{ end }}
   channels: {{ $control }}
-  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }}
-mail-worker:
-  keys: {{ $queues }} ~{{ $prefix }}ledger:* ~{{ $prefix }}health
-  channels: {{ $control }}
-  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }} +lrange +scan +ttl +expire +zrange
+  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }}{{ range $more.commands }} +{{ . | lower }}{{ end }}
+{{- end }}
 beat:
   keys: {{ $queues }} ~{{ $prefix }}slots
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }}

@@ -44,24 +44,21 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- end -}}
 {{- end }}
 
-{{/* The fleets with their defaults, and with what follows from their queues, as JSON. */}}
+{{/* The fleets that are enabled, with their defaults, and with what follows from their values, as JSON. */}}
 {{- define "offload.fleets" -}}
-{{- $served := dict "image-worker" (list "images" "reports") "mail-worker" (list "mail" "callbacks" "maintenance") -}}
 {{- $fleets := dict -}}
 {{- range $name, $given := .Values.workers -}}
 {{- /* Helm 3 takes out what is null, Helm 4 may leave it. */ -}}
 {{- $fleet := mustMergeOverwrite (deepCopy $.Values.workerDefaults) (deepCopy ($given | default (dict "enabled" false))) -}}
 {{- if $fleet.enabled -}}
-{{- $all := get $served $fleet.service -}}
-{{- $queues := $fleet.queues | default $all -}}
-{{- $foreign := list -}}
-{{- range $queues -}}{{- if not (has . $all) -}}{{- $foreign = append $foreign . -}}{{- end -}}{{- end -}}
-{{- $_ := set $fleet "foreign" $foreign -}}
-{{- $_ := set $fleet "queues" $queues -}}
-{{- $_ := set $fleet "s3" (or (has "images" $queues) (has "reports" $queues) (has "maintenance" $queues)) -}}
-{{- $_ := set $fleet "smtp" (or (has "mail" $queues) (has "maintenance" $queues)) -}}
-{{- $_ := set $fleet "callbacks" (has "callbacks" $queues) -}}
+{{- range $need := list "s3" "smtp" "links" "internet" -}}{{- $_ := set $fleet $need (has $need $fleet.needs) -}}{{- end -}}
+{{- /* An image of its own, or one of `images` by its name; an empty one where there is none of that name. */ -}}
+{{- if kindIs "string" $fleet.image -}}
+{{- $named := get $.Values.images $fleet.image -}}
+{{- $_ := set $fleet "image" (kindIs "map" $named | ternary $named dict) -}}
+{{- end -}}
 {{- $_ := set $fleet "component" (printf "worker-%s" $name) -}}
+{{- $_ := set $fleet "user" ($fleet.redis.user | default $fleet.component) -}}
 {{- $_ := set $fleet "scaled" (and $.Values.keda.enabled $fleet.keda.enabled) -}}
 {{- $_ := set $fleets $name $fleet -}}
 {{- end -}}

@@ -83,7 +83,8 @@ component's values). */}}
 {{- end }}
 
 {{/* The command of a service: process 1 is the service itself, or the watcher in development, which runs the code of a volume of the pod's:
-a container that is started again has what was synced, and not its image's code. */}}
+a container that is started again has what was synced, and not its image's code. Nothing where the image's own command runs. Takes (dict "root"
+$ "command" list). */}}
 {{- define "offload.command" -}}
 {{- if .root.Values.development.reload -}}
 command:
@@ -92,9 +93,9 @@ command:
   - >-
     cp --recursive --update=none /opt/code/. /code &&
     export PYTHONPATH=$(echo $PYTHONPATH | sed s,/opt/code,/code,g) &&
-    exec watchfiles --sigint-timeout 10 --grace-period 1 'python -m {{ .module }}' /code
-{{- else -}}
-command: [python, -m, {{ .module }}]
+    exec watchfiles --sigint-timeout 10 --grace-period 1 {{ join " " .command | squote }} /code
+{{- else if .command -}}
+command: {{ toYaml .command | nindent 2 }}
 {{- end -}}
 {{- end }}
 
@@ -126,6 +127,8 @@ command: [python, -m, {{ .module }}]
 {{- end }}
 - name: OFFLOAD_RESULT_EXPIRES_SECONDS
   value: {{ .root.Values.retention.resultSeconds | int64 | quote }}
+- name: OFFLOAD_OUTPUT_RETENTION_SECONDS
+  value: {{ .root.Values.retention.outputSeconds | int64 | quote }}
 - name: OFFLOAD_DEAD_LETTER_RETENTION_SECONDS
   value: {{ .root.Values.retention.deadLetterSeconds | int64 | quote }}
 - name: OFFLOAD_LOG_LEVEL
@@ -177,8 +180,6 @@ command: [python, -m, {{ .module }}]
 {{- define "offload.linkEnv" -}}
 - name: OFFLOAD_PUBLIC_URL
   value: {{ .Values.gateway.publicUrl | quote }}
-- name: OFFLOAD_OUTPUT_RETENTION_SECONDS
-  value: {{ .Values.retention.outputSeconds | int64 | quote }}
 - name: OFFLOAD_LINK_SECRET
   valueFrom:
     secretKeyRef: {name: {{ include "offload.secret" (dict "root" . "of" "links") }}, key: link-secret}

@@ -34,20 +34,27 @@
 {{- end -}}
 {{- range $name, $fleet := $fleets -}}
 {{- $key := printf "workers.%s" $name -}}
-{{- if $fleet.foreign -}}
-{{- $wrong = append $wrong (printf "%s.queues: %s does not serve %s. image-worker serves images and reports; mail-worker serves mail, callbacks and maintenance." $key $fleet.service (join ", " $fleet.foreign)) -}}
+{{- if empty $fleet.queues -}}
+{{- $wrong = append $wrong (printf "%s.queues: must name a queue; this fleet would do nothing." $key) -}}
+{{- end -}}
+{{- if empty $fleet.image.repository -}}
+{{- $named := list -}}
+{{- range $image, $of := $values.images -}}{{- if kindIs "map" $of -}}{{- $named = append $named $image -}}{{- end -}}{{- end -}}
+{{- $wrong = append $wrong (printf "%s.image: must be a name in images (%s), or an image itself: {repository: worker, tag: \"1\", registry: registry.example.com}." $key (sortAlpha $named | join ", ")) -}}
+{{- end -}}
+{{- if and $values.development.reload (empty $fleet.command) -}}
+{{- $wrong = append $wrong (printf "%s.command: must be set with development.reload, which runs it anew when its code changes." $key) -}}
 {{- end -}}
 {{- if and $fleet.s3 (not $hasS3) -}}
-{{- $wrong = append $wrong (printf "%s.queues: a fleet with %s needs S3: set s3.bucket, or seaweedfs.enabled=true." $key (join ", " $fleet.queues)) -}}
+{{- $wrong = append $wrong (printf "%s.needs: s3 is not there: set s3.bucket, or seaweedfs.enabled=true." $key) -}}
 {{- end -}}
 {{- if and $fleet.smtp (not $hasSmtp) -}}
-{{- $wrong = append $wrong (printf "%s.queues: a fleet with %s needs a mail server: set smtp.host, or mailpit.enabled=true." $key (join ", " $fleet.queues)) -}}
+{{- $wrong = append $wrong (printf "%s.needs: smtp is not there: set smtp.host, or mailpit.enabled=true." $key) -}}
 {{- end -}}
-{{- if eq $fleet.service "image-worker" -}}
-{{- with include "offload.imageMemory" $fleet -}}
-{{- if lt (int64 .) 134217728 -}}
-{{- $wrong = append $wrong (printf "%s.resources.limits.memory: %v leaves %d MiB for the images of each of %v slots, and one needs 128 MiB at least. Raise it, or lower concurrency." $key $fleet.resources.limits.memory (div (int64 .) 1048576) $fleet.concurrency) -}}
-{{- end -}}
+{{- with include "offload.taskMemory" $fleet -}}
+{{- $minimum := include "offload.bytes" $fleet.taskMemoryMinimum | int64 -}}
+{{- if lt (int64 .) $minimum -}}
+{{- $wrong = append $wrong (printf "%s.resources.limits.memory: %v leaves %d MiB for each of %v tasks at once, and one needs %v at least. Raise it, or lower concurrency." $key $fleet.resources.limits.memory (div (int64 .) 1048576) $fleet.concurrency $fleet.taskMemoryMinimum) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $fleet.scaled (not (kindIs "invalid" $fleet.replicas)) -}}

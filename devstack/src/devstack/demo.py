@@ -78,7 +78,7 @@ class Demo:
 
     def _show(self) -> None:
         self.console.print(
-            "Starting Valkey, a mail server, a trace receiver, gateway, image-worker, mail-worker, beat …"
+            "Starting Valkey, a mail server, a trace receiver, gateway, image-worker, mail-worker, housekeeper, beat …"
         )
         self.stack.start_all()
         self.console.print(f"Gateway: {self.stack.url}/docs\n")

@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from beat.settings import BeatSettings
 from gateway.settings import GatewaySettings
+from housekeeper.settings import HousekeeperSettings
 from image_worker.settings import ImageWorkerSettings
 from mail_worker.settings import MailWorkerSettings
 
@@ -19,6 +20,7 @@ SERVICES: dict[str, type[BaseSettings]] = {
     "gateway": GatewaySettings,
     "image-worker": ImageWorkerSettings,
     "mail-worker": MailWorkerSettings,
+    "housekeeper": HousekeeperSettings,
     "beat": BeatSettings,
 }
 
@@ -39,23 +41,29 @@ This page is written by `make docs`; a test compares it with the code.
 """
 
 
-def variables() -> dict[str, tuple[FieldInfo, list[str]]]:
-    """Return each variable with its field and the services that read it."""
-    found: dict[str, tuple[FieldInfo, list[str]]] = {}
+def variables() -> dict[str, dict[str, FieldInfo]]:
+    """Return each variable with the services that read it, and the field of each."""
+    found: dict[str, dict[str, FieldInfo]] = {}
     for service, settings in SERVICES.items():
         for name, field in settings.model_fields.items():
-            found.setdefault(f"OFFLOAD_{name.upper()}", (field, []))[1].append(service)
+            found.setdefault(f"OFFLOAD_{name.upper()}", {})[service] = field
     return dict(sorted(found.items()))
 
 
 def render() -> str:
     """Return the page."""
     lines = []
-    for name, (field, services) in variables().items():
-        default = "**required**" if field.is_required() else f"`{_shown(field.default)}`"
-        readers = "all" if len(services) == len(SERVICES) else ", ".join(services)
-        lines.append(f"| `{name}` | {default} | {readers} | {field.description} |")
+    for name, fields in variables().items():
+        readers = "all" if len(fields) == len(SERVICES) else ", ".join(fields)
+        # Services may have defaults and meanings of their own.
+        defaults = dict.fromkeys(map(_default, fields.values()))
+        meanings = dict.fromkeys(str(field.description) for field in fields.values())
+        lines.append(f"| `{name}` | {', '.join(defaults)} | {readers} | {' '.join(meanings)} |")
     return _HEAD + "\n".join(lines) + "\n"
+
+
+def _default(field: FieldInfo) -> str:
+    return "**required**" if field.is_required() else f"`{_shown(field.default)}`"
 
 
 def _shown(value: object) -> str:

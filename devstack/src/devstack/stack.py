@@ -1,4 +1,4 @@
-"""All of Offload on this machine: Valkey, a mail server, a trace receiver, and the four services as processes."""
+"""All of Offload on this machine: Valkey, a mail server, a trace receiver, and the five services as processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Stack:
     """The whole of it, on free ports, with all its files in one folder."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, telemetry: bool = True) -> None:
-        """Prepare; `settings` are added to every service's environment."""
+        """Prepare; `settings` are added to every service's environment, `module_settings` to that of one."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.blobs = folder / "blobs"
@@ -50,6 +50,7 @@ class Stack:
             self.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = self.otlp.endpoint
             self.environment["OTEL_BSP_SCHEDULE_DELAY"] = "200"
         self.environment |= settings or {}
+        self.module_settings: dict[str, Mapping[str, str]] = {}
         self.processes: list[Process] = []
         self._clients: list[httpx.Client] = []
         self._lock = threading.Lock()
@@ -66,11 +67,15 @@ class Stack:
         """Stop all that was started."""
         self.stop()
 
+    def environment_of(self, module: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return a service's environment, with `settings` above all others."""
+        return self.environment | dict(self.module_settings.get(module, {})) | dict(settings or {})
+
     def service(self, module: str, *arguments: str, settings: Mapping[str, str] | None = None) -> Process:
         """Start one process of a service."""
         number = sum(process.name.startswith(module) for process in self.processes) + 1
         name = module if number == 1 else f"{module}-{number}"
-        environment = self.environment | dict(settings or {})
+        environment = self.environment_of(module, settings)
         process = Process(name, python(module, *arguments), self.folder / f"{name}.log", environment)
         self.processes.append(process)
         return process
@@ -83,7 +88,7 @@ class Stack:
         return process
 
     def worker(self, module: str, settings: Mapping[str, str] | None = None, *, wait: bool = True) -> Process:
-        """Start a worker: ``image_worker`` or ``mail_worker``."""
+        """Start a worker: ``image_worker``, ``mail_worker`` or ``housekeeper``."""
         count = sum(process.name.startswith(module) for process in self.processes) + 1
         process = self.service(module, "--hostname", f"{module}-{count}@local", settings=settings)
         if wait:
@@ -93,7 +98,7 @@ class Stack:
     def start_all(self) -> None:
         """Start all services, and wait until they are ready."""
         gateway = self.gateway(wait=False)
-        workers = [self.worker(module, wait=False) for module in ("image_worker", "mail_worker")]
+        workers = [self.worker(module, wait=False) for module in ("image_worker", "mail_worker", "housekeeper")]
         self.service("beat")
         gateway.wait_for_http(f"{self.url}/healthz")
         for worker in workers:

@@ -1,9 +1,11 @@
 {{- define "offload.workerEnv" -}}
 {{- $fleet := .fleet -}}
-{{ include "offload.env" (dict "root" .root "user" $fleet.service) }}
+{{ include "offload.env" (dict "root" .root "user" $fleet.user) }}
 {{ include "offload.leaseEnv" .root }}
 - name: OFFLOAD_QUEUES
   value: {{ join " " $fleet.queues }}
+- name: OFFLOAD_CONCURRENCY
+  value: {{ $fleet.concurrency | int64 | quote }}
 - name: OFFLOAD_DRAIN_SECONDS
   value: {{ .root.Values.development.reload | ternary 1 $fleet.drainSeconds | toString | quote }}
 - name: OFFLOAD_MAX_RETRIES
@@ -14,24 +16,18 @@
   value: {{ $fleet.hardTimeLimitSeconds | int64 | quote }}
 - name: OFFLOAD_MAX_TASKS_PER_CHILD
   value: {{ $fleet.maxTasksPerChild | int64 | quote }}
-{{- if $fleet.s3 }}
-{{ include "offload.blobEnv" .root }}
-{{- else }}
-- name: OFFLOAD_BLOB_URL
-  value: s3://{{ .root.Values.s3.bucket | default "offload" }}
-{{- end }}
-{{- if eq $fleet.service "image-worker" }}
-- name: OFFLOAD_IMAGE_CONCURRENCY
-  value: {{ $fleet.concurrency | int64 | quote }}
-{{- with include "offload.imageMemory" $fleet }}
-- name: OFFLOAD_IMAGE_MEMORY_LIMIT_BYTES
+{{- with include "offload.taskMemory" $fleet }}
+- name: OFFLOAD_TASK_MEMORY_LIMIT_BYTES
   value: {{ . | quote }}
 {{- end }}
-{{- else }}
-{{- $smtp := include "offload.smtp" .root | fromJson }}
+{{- if $fleet.s3 }}
+{{ include "offload.blobEnv" .root }}
+{{- end }}
+{{- if $fleet.links }}
 {{ include "offload.linkEnv" .root }}
-- name: OFFLOAD_MAIL_CONCURRENCY
-  value: {{ $fleet.concurrency | int64 | quote }}
+{{- end }}
+{{- if $fleet.smtp }}
+{{- $smtp := include "offload.smtp" .root | fromJson }}
 - name: OFFLOAD_MAIL_FROM
   value: {{ .root.Values.smtp.from | quote }}
 {{- with .root.Values.smtp.fromName }}
@@ -55,10 +51,10 @@
 {{- end }}
 {{- end }}
 
-{{- /* What is left of a pod's memory limit for the image process of each slot, in bytes: the worker itself takes 192 MiB, and each
-  slot 128 MiB beside its image process. Nothing where the pod has no limit. */ -}}
-{{- define "offload.imageMemory" -}}
-{{- with dig "limits" "memory" "" .resources -}}
+{{- /* What is left of a pod's memory limit for each task that runs, in bytes: the worker itself takes 192 MiB, and each pool process 128 MiB
+  beside what its task needs. Nothing where the pod has no limit, or the fleet names no minimum. */ -}}
+{{- define "offload.taskMemory" -}}
+{{- with empty .taskMemoryMinimum | ternary "" (dig "limits" "memory" "" .resources) -}}
 {{- $free := sub (include "offload.bytes" . | int64) (add 201326592 (mul 134217728 ($.concurrency | int64))) -}}
 {{- div $free ($.concurrency | int64) -}}
 {{- end -}}

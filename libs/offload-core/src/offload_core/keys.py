@@ -63,8 +63,13 @@ def occurrences(prefix: str) -> str:
 
 
 def health(prefix: str) -> str:
-    """Return the key of what the last health check found."""
+    """Return the key of what the last health checks found, by server."""
     return f"{prefix}health"
+
+
+def checked_at(dependency: str) -> str:
+    """Return the field of that key which says when a server was checked, in milliseconds."""
+    return f"{dependency}:checked_at"
 
 
 def exporter(prefix: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offload_contracts.contract import Queue
@@ -20,6 +20,17 @@ Count = Annotated[int, Field(ge=1)]
 
 class SettingsError(ValueError):
     """A setting has a value that cannot work."""
+
+
+def old_name(name: str, old: str) -> AliasChoices:
+    """Return how a setting is read that has been renamed: by its name, else by the old one. Both without the prefix."""
+    return AliasChoices(f"OFFLOAD_{name}", f"OFFLOAD_{old}")
+
+
+def old_names(settings: type[BaseSettings]) -> dict[str, str]:
+    """Return the old names that a class of settings still reads, each with the one that it has now."""
+    renamed = [field.validation_alias for field in settings.model_fields.values()]
+    return {str(one.choices[1]): str(one.choices[0]) for one in renamed if isinstance(one, AliasChoices)}
 
 
 def _redis_url(url: str) -> str:
@@ -111,7 +122,22 @@ class BlobSettings(BaseSettings):
     )
 
 
-class LinkSettings(BaseSettings):
+class RetentionSettings(BaseSettings):
+    """How long outputs live."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    output_retention_seconds: Count = Field(
+        default=604_800, description="How long outputs and the links to them live: 7 days."
+    )
+
+    @property
+    def output_retention_ms(self) -> int:
+        """The same in milliseconds."""
+        return self.output_retention_seconds * 1000
+
+
+class LinkSettings(RetentionSettings):
     """Links to outputs that open without an API key."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
@@ -125,14 +151,6 @@ class LinkSettings(BaseSettings):
         min_length=32,
         description="Signs the links in mails; the same in gateway and mail-worker, 32 characters or more.",
     )
-    output_retention_seconds: Count = Field(
-        default=604_800, description="How long outputs and the links to them live: 7 days."
-    )
-
-    @property
-    def output_retention_ms(self) -> int:
-        """The same in milliseconds."""
-        return self.output_retention_seconds * 1000
 
 
 class WorkerSettings(BaseSettings):
@@ -198,6 +216,7 @@ class FleetSettings(Settings, WorkerSettings):
         default=(),
         description="The queues of this fleet, separated by spaces or commas. Empty: all that the service can serve.",
     )
+    concurrency: Count = Field(default=2, description="Tasks at once.")
     drain_seconds: Seconds = Field(
         default=420,
         description="Time for running tasks to end after SIGTERM; then they are handed back and the worker exits. "

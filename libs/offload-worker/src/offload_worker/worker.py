@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from offload_core import logs
-from offload_core.settings import FleetSettings, SettingsError
+from offload_core.settings import FleetSettings, SettingsError, old_names
 from offload_worker import celery_telemetry, drain
 from offload_worker.celery_app import create_app
 from offload_worker.steps import Policy, register
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from offload_contracts.contract import Message, Queue, Result, TaskContract
     from offload_worker.celery_app import OffloadApp
     from offload_worker.steps import Run
+
+logger = logging.getLogger(__name__)
 
 
 class _TaskType(NamedTuple):
@@ -30,7 +34,7 @@ class Worker[S: FleetSettings, C]:
 
     `settings` is read from the environment at start. `resources` makes, once a process, what the functions work with:
     each run has it as `Run.resources`. `queues` are all that the service can serve, of which the fleet's settings may
-    name some. `pool` and `concurrency` are those of ``celery worker``.
+    name some. `pool` is that of ``celery worker``.
     """
 
     def __init__(
@@ -41,7 +45,6 @@ class Worker[S: FleetSettings, C]:
         *,
         queues: Sequence[Queue],
         pool: str,
-        concurrency: Callable[[S], int],
     ) -> None:
         """Describe the worker; nothing is read or connected yet."""
         self.name = name
@@ -49,7 +52,6 @@ class Worker[S: FleetSettings, C]:
         self._settings = settings
         self._resources = resources
         self._pool = pool
-        self._concurrency = concurrency
         self._task_types: list[_TaskType] = []
 
     def task[M: Message, R: Result](
@@ -66,6 +68,9 @@ class Worker[S: FleetSettings, C]:
     def create(self, settings: S) -> OffloadApp:
         """Return the worker's Celery application, with its tasks."""
         logs.configure(self.name, settings.log_level)
+        for old, name in old_names(self._settings).items():
+            if old in os.environ:
+                logger.warning("%s is called %s now: the old name is not read by the next release", old, name)
         app = create_app(self.name, settings, worker=settings)
         resources = self._resources(settings)
         for one in self._task_types:
@@ -99,7 +104,7 @@ class Worker[S: FleetSettings, C]:
         sys.exit(
             worker.main(
                 args=[
-                    "--pool", self._pool, "--concurrency", str(self._concurrency(settings)),
+                    "--pool", self._pool, "--concurrency", str(settings.concurrency),
                     "--queues", ",".join(settings.queues or self.queues), "--loglevel", settings.log_level,
                     "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments,
                 ],

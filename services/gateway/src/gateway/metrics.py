@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from offload_core import keys
+
 if TYPE_CHECKING:
     from gateway.queues.service import QueueState
+
+# So long the outcome of a health check is shown.
+HEALTH_SECONDS = 600
 
 
 class Metrics:
@@ -58,6 +64,10 @@ class Metrics:
             for place in ("waiting", "running", "delayed", "dead"):
                 self.messages.labels(state.name, place).set(getattr(state, place))
             self.oldest_age.labels(state.name).set(state.oldest_age_seconds)
-        for name, value in found.items():
-            if name != b"checked_at":
-                self.dependency_up.labels(name.decode()).set(value.replace(b".", b"").isdigit())
+        now_ms = time.time() * 1000
+        checks = {name.decode(): value for name, value in found.items()}
+        for name, value in checks.items():
+            checked_at = checks.get(keys.checked_at(name))
+            # Whoever checks a server may be scaled to zero. What it found last says nothing after a while.
+            if checked_at is not None and now_ms - int(checked_at) < HEALTH_SECONDS * 1000:
+                self.dependency_up.labels(name).set(value.replace(b".", b"").isdigit())

@@ -34,5 +34,4 @@ worker = Worker(
     _open,
     queues=(Queue.IMAGES, Queue.REPORTS),
     pool="prefork",
-    concurrency=lambda settings: settings.image_concurrency,
 )

@@ -59,7 +59,7 @@ class Sandbox:
             settings.image_max_pixels,
             settings.image_max_side_pixels,
             settings.image_max_frames,
-            settings.image_memory_limit_bytes,
+            settings.task_memory_limit_bytes,
         )
         self._recycle_bytes = settings.image_recycle_bytes
         self._process: subprocess.Popen[bytes] | None = None

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from offload_core.settings import BlobSettings, Count, FleetSettings
+from offload_core.settings import BlobSettings, Count, FleetSettings, old_name
 
 
 class ImageWorkerSettings(FleetSettings, BlobSettings):
@@ -15,8 +15,10 @@ class ImageWorkerSettings(FleetSettings, BlobSettings):
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    image_concurrency: Count = Field(
-        default=2, description="Pool processes of the image worker: one per core; Pillow keeps a core busy."
+    concurrency: Count = Field(
+        default=2,
+        validation_alias=old_name("CONCURRENCY", "IMAGE_CONCURRENCY"),
+        description="Tasks at once: pool processes, one per core; Pillow keeps a core busy.",
     )
     image_max_pixels: Count = Field(
         default=50_000_000, description="Maximum pixels of an upload, all frames together, and of its result."
@@ -28,8 +30,9 @@ class ImageWorkerSettings(FleetSettings, BlobSettings):
         default=10_000,
         description="Maximum frames of an animation. `OFFLOAD_IMAGE_MAX_PIXELS` limits all frames together.",
     )
-    image_memory_limit_bytes: Annotated[int, Field(ge=134_217_728)] = Field(
+    task_memory_limit_bytes: Annotated[int, Field(ge=134_217_728)] = Field(
         default=2_147_483_648,
+        validation_alias=old_name("TASK_MEMORY_LIMIT_BYTES", "IMAGE_MEMORY_LIMIT_BYTES"),
         description="Memory limit of an image process, of which each pool process has one. The default of 2 GiB is "
         "enough for 50 million pixels in any format. An image that needs more fails as `image.too_large` before it is "
         "decoded.",

@@ -1,1 +1,1 @@
-"""The mail worker: sends mail once, and keeps the house clean. The only place that speaks SMTP."""
+"""The mail worker: sends mail once. The only place that speaks SMTP."""

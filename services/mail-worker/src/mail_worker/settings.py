@@ -8,13 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offload_contracts.address import Address
-from offload_core.settings import (
-    BlobSettings,
-    Count,
-    FleetSettings,
-    LinkSettings,
-    Seconds,
-)
+from offload_core.settings import Count, FleetSettings, LinkSettings, Seconds, old_name
 
 
 class SmtpSettings(BaseSettings):
@@ -46,29 +40,29 @@ class SmtpSettings(BaseSettings):
     )
 
 
-class MailWorkerSettings(FleetSettings, BlobSettings, LinkSettings, SmtpSettings):
+class MailWorkerSettings(FleetSettings, LinkSettings, SmtpSettings):
     """Read from the environment at start."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    mail_concurrency: Count = Field(default=4, description="Threads of the mail worker, which mostly wait.")
+    concurrency: Count = Field(
+        default=4,
+        validation_alias=old_name("CONCURRENCY", "MAIL_CONCURRENCY"),
+        description="Tasks at once: threads, which mostly wait.",
+    )
     mail_retry_seconds: Annotated[tuple[Seconds, ...], NoDecode] = Field(
         default=(60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, *(43_200,) * 6),
         description="Delays before each retry of a mail, separated by spaces. The default retries for 3.7 days "
         "(RFC 5321, section 4.5.4.1). After the last retry the mail becomes a dead letter.",
+    )
+    smtp_check_interval_seconds: Seconds = Field(
+        default=30, description="How often a running mail worker checks the mail server."
     )
     health_timeout_seconds: Seconds = Field(
         default=10, description="Maximum total time of the health check's SMTP session."
     )
     mail_deadline_seconds: Seconds = Field(
         default=900, description="Maximum duration of a mail's step; then the worker hands its tasks back and exits."
-    )
-    maintenance_deadline_seconds: Seconds = Field(
-        default=3600,
-        description="Maximum duration of a maintenance task; then the worker hands its tasks back and exits.",
-    )
-    orphan_grace_seconds: Count = Field(
-        default=86_400, description="How old an upload without a record must be before it is deleted."
     )
 
     @field_validator("mail_retry_seconds", mode="before")

@@ -1,4 +1,4 @@
-"""The health check: does what Offload stands on answer?"""
+"""The health check: does what a service stands on answer?"""
 
 from __future__ import annotations
 
@@ -14,33 +14,21 @@ from offload_core import blobs, keys
 from offload_core.errors import StepError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import redis
-
-    from mail_worker.settings import MailWorkerSettings
-    from mail_worker.smtp import Sender
 
 logger = logging.getLogger(__name__)
 
 
-class HealthChecker:
-    """Checks Redis, the blob store and the SMTP server in a thread of its own.
+class HealthCheck:
+    """Checks servers in a thread of its own. One that answers slowly takes no slot of the pool."""
 
-    A server that answers slowly takes no slot of the pool: mails wait for no check.
-    """
-
-    def __init__(
-        self, settings: MailWorkerSettings, client: redis.Redis, store: blobs.BlobStore, sender: Sender
-    ) -> None:
-        """Take what is to be checked; nothing is connected yet."""
-        self._settings, self._client = settings, client
-        # In this order: what is slowest comes last.
-        self._checks: dict[str, Callable[[], object]] = {
-            "redis": client.ping,
-            "blob": lambda: store.exists("ping"),
-            "smtp": lambda: sender.check(settings.health_timeout_seconds),
-        }
+    def __init__(self, client: redis.Redis, prefix: str, checks: Mapping[str, Callable[[], object]]) -> None:
+        """Take what is to be checked, by name: each check raises when the server does not answer."""
+        self._client = client
+        self._key = keys.health(prefix)
+        self._checks = checks
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -50,10 +38,27 @@ class HealthChecker:
             if self._thread is not None and self._thread.is_alive():
                 logger.error("health: the previous check is still running")
                 return False
-            # A daemon: a worker that stops waits for no check.
-            self._thread = threading.Thread(target=self._check, name="health", daemon=True)
-            self._thread.start()
+            self._thread = _in_background(self._check)
             return True
+
+    def repeat(self, seconds: float) -> None:
+        """Check now, and every so many seconds from then on, unless another process has done it meanwhile."""
+        _in_background(lambda: self._repeat(seconds))
+
+    def _repeat(self, seconds: float) -> None:
+        while True:
+            if self._is_due(seconds):
+                self._check()
+            time.sleep(seconds)
+
+    def _is_due(self, seconds: float) -> bool:
+        names = [keys.checked_at(name) for name in self._checks]
+        try:
+            found: list[Any] = self._client.hmget(self._key, names)
+        except RedisError:
+            return True
+        oldest_ms = min(int(at or 0) for at in found)
+        return time.time() * 1000 - oldest_ms >= seconds * 1000 / 2
 
     def _check(self) -> None:
         """Write milliseconds by name, or the error's name, to the log, the metrics and Redis."""
@@ -73,8 +78,16 @@ class HealthChecker:
             up.set(1 if isinstance(figures[name], float) else 0, {"offload.dependency": name})
         healthy = all(isinstance(value, float) for value in figures.values())
         logger.log(logging.INFO if healthy else logging.ERROR, "health: %s", figures)
-        found: dict[Any, Any] = {**figures, "checked_at": round(time.time() * 1000)}
+        now_ms = round(time.time() * 1000)
+        found: dict[Any, Any] = {**figures, **{keys.checked_at(name): now_ms for name in figures}}
         try:
-            self._client.hset(keys.health(self._settings.key_prefix), mapping=found)
+            self._client.hset(self._key, mapping=found)
         except RedisError as error:
             logger.error("health: the result cannot be stored: %s", type(error).__name__)  # noqa: TRY400
+
+
+def _in_background(target: Callable[[], object]) -> threading.Thread:
+    """Start a thread that nobody waits for: a worker that stops waits for no check."""
+    thread = threading.Thread(target=target, name="health", daemon=True)
+    thread.start()
+    return thread

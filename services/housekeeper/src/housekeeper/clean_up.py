@@ -1,10 +1,9 @@
-"""Maintenance: the daily report's figures, and the clean-up."""
+"""The clean-up: files that nothing needs any more, and what is left of records that are gone."""
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import Admin
@@ -15,37 +14,13 @@ from offload_core.records import TERMINAL
 if TYPE_CHECKING:
     import redis
 
-    from mail_worker.settings import MailWorkerSettings
+    from housekeeper.settings import HousekeeperSettings
 
 logger = logging.getLogger(__name__)
 
 
-def daily_figures(settings: MailWorkerSettings, client: redis.Redis, now: datetime) -> dict[str, Any]:
-    """Return yesterday's figures as the report's template wants them."""
-    day = (now - timedelta(days=1)).date()
-    counted: dict[str, dict[str, int]] = defaultdict(lambda: {"SUCCESS": 0, "FAILURE": 0, "REVOKED": 0})
-    stored: dict[Any, Any] = client.hgetall(keys.figures(settings.key_prefix, day))
-    for field, count in stored.items():
-        kind, _, state = field.decode().rpartition(":")
-        counted[kind][state] = int(count)
-    depths = Admin(client, settings.broker_prefix).depths(queue.value for queue in Queue)
-    return {
-        "day": day.isoformat(),
-        "total": sum(sum(states.values()) for states in counted.values()),
-        "failed": sum(states["FAILURE"] for states in counted.values()),
-        "rows": [
-            {"kind": kind, "succeeded": of["SUCCESS"], "failed": of["FAILURE"], "revoked": of["REVOKED"]}
-            for kind, of in sorted(counted.items())
-        ],
-        "queues": [
-            {"name": depth.queue, "waiting": depth.waiting, "running": depth.running, "dead": depth.dead}
-            for depth in depths
-        ],
-    }
-
-
 def clean_up(
-    settings: MailWorkerSettings, client: redis.Redis, store: blobs.BlobStore, *, thorough: bool, now: datetime
+    settings: HousekeeperSettings, client: redis.Redis, store: blobs.BlobStore, *, thorough: bool, now: datetime
 ) -> dict[str, float | str]:
     """Delete outputs past their retention, and uploads whose record is gone; `thorough` looks at Redis too.
 
@@ -76,22 +51,22 @@ def _task_id(blob_key: str) -> str:
     return blob_key.split("/")[1]
 
 
-def _record_key(settings: MailWorkerSettings, blob_key: str) -> str:
+def _record_key(settings: HousekeeperSettings, blob_key: str) -> str:
     return keys.record(settings.key_prefix, _task_id(blob_key))
 
 
-def _tasks_of_dead_letters(settings: MailWorkerSettings, client: redis.Redis) -> frozenset[str]:
+def _tasks_of_dead_letters(settings: HousekeeperSettings, client: redis.Redis) -> frozenset[str]:
     message_keys = Admin(client, settings.broker_prefix).dead_message_keys(queue.value for queue in Queue)
     return frozenset(keys.step_of(message_key.rsplit(":", 2)[0]).task_id for message_key in message_keys)
 
 
-def _has_open_record(settings: MailWorkerSettings, client: redis.Redis, blob_key: str) -> bool:
+def _has_open_record(settings: HousekeeperSettings, client: redis.Redis, blob_key: str) -> bool:
     """Return whether the blob's task is still under way: a later step may want to read it."""
     state: Any = client.hget(_record_key(settings, blob_key), "state")
     return state is not None and state.decode() not in TERMINAL
 
 
-def _expire_forgotten(settings: MailWorkerSettings, client: redis.Redis) -> int:
+def _expire_forgotten(settings: HousekeeperSettings, client: redis.Redis) -> int:
     """Give a time to live to event streams whose record is gone. Returns how many there were."""
     forgotten = 0
     prefix = keys.events(settings.key_prefix, "")
@@ -101,8 +76,3 @@ def _expire_forgotten(settings: MailWorkerSettings, client: redis.Redis) -> int:
             client.expire(key, settings.result_expires_seconds)
             forgotten += 1
     return forgotten
-
-
-def utc_now() -> datetime:
-    """Return the time now."""
-    return datetime.now(UTC)
