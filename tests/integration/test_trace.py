@@ -137,7 +137,7 @@ def test_a_run_that_its_process_could_still_send_is_an_error_too(offload):
 
 
 def test_beats_slot_is_the_root_of_its_own_trace(offload):
-    offload.worker("mail_worker")
+    offload.worker("housekeeper")
     offload.service("beat", settings={"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1"})
     run = until(lambda: [s for s in offload.otlp.spans if s.name == "run/maintenance.health.v1"], "a health check")[0]
     (sent,) = until(lambda: [s for s in offload.otlp.trace(run.trace_id) if s.service == "beat"], "its sender")

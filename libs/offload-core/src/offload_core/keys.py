@@ -80,8 +80,3 @@ def exporter(prefix: str) -> str:
 def figures(prefix: str, day: date) -> str:
     """Return the key of a day's figures: how many tasks of each kind ended how."""
     return f"{prefix}figures:{(day - date(1970, 1, 1)).days}"
-
-
-def failure_notification(task_id: str, redrives: int = 0) -> str:
-    """Return the id of the task that tells a user of this task's failure: one for each time that it was tried."""
-    return f"{task_id}-failure" if redrives == 0 else f"{task_id}-failure-{redrives}"

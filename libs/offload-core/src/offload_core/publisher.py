@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
+from offload_contracts.mails import NOTIFY_FAILURE
 from offload_core import messages, telemetry
 from offload_core.messages import PUBLISHED_AT
-from offload_core.records import NewTask
+from offload_core.records import NewTask, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +61,8 @@ class Publisher:
     ) -> NewTask:
         """Return a task that belongs to what goes on in this trace: its message continues the current span."""
         headers: dict[str, Any] = {**telemetry.trace_headers(), PUBLISHED_AT: time.time()}
+        if notify := fields.get("notify"):
+            fields["subscriptions"] = (_failure_mail(notify, fields.get("user_id")),)
         return NewTask(
             task_id=task_id,
             kind=kind,
@@ -68,3 +71,12 @@ class Publisher:
             envelope=messages.envelope(task_id, steps, headers, origin=self._origin, due=due),
             **{"trace_id": telemetry.trace_id_of(headers)} | fields,
         )
+
+
+def _failure_mail(to: str, user_id: str | None) -> Subscription:
+    """Return the mail that tells a user of a failure. Of a mail that failed no mail tells."""
+    message = {"to": to} | ({"user_id": user_id} if user_id else {})
+    queue = NOTIFY_FAILURE.queue.value
+    return Subscription(
+        "failure", "failure-notification", ("FAILURE",), NOTIFY_FAILURE.name, queue, message, unless_queue=queue
+    )

@@ -18,6 +18,32 @@ TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
 @dataclass(frozen=True, slots=True)
+class Subscription:
+    """A task of one step that is published when another one ends: with that end, or not at all.
+
+    Its message is the `message` of the step and, beside it, ``failed_task_id``, ``step``, ``code`` and ``reason`` of
+    the end. Its id is that of the other task, a dash and the `name`; after each redrive another one.
+    """
+
+    name: str
+    kind: str
+    states: tuple[str, ...]
+    contract: str
+    queue: str
+    message: Mapping[str, Any]
+    # Not when a step of this queue ended the task.
+    unless_queue: str | None = None
+
+    def as_field(self) -> dict[str, Any]:
+        """Return it as the record has it, and as the script that ends a task reads it."""
+        found = {
+            "name": self.name, "kind": self.kind, "states": self.states,
+            "task": self.contract, "queue": self.queue, "arguments": self.message, "unless_queue": self.unless_queue,
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class NewTask:
     """A task that is to be accepted."""
 
@@ -30,6 +56,7 @@ class NewTask:
     user_id: str | None = None
     notify: str | None = None
     parent_task_id: str | None = None
+    subscriptions: tuple[Subscription, ...] = ()
     upload: str | None = None
     upload_sha256: str | None = None
     # How long its outputs are kept: as long something of the task is left that says whose they are.
@@ -44,6 +71,8 @@ class NewTask:
         fields: dict[str, str] = {"kind": self.kind, "owner": self.owner, "steps": json.dumps(steps)}
         optional = ("trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms")
         fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
+        if self.subscriptions:
+            fields["subscriptions"] = json.dumps([one.as_field() for one in self.subscriptions])
         if self.envelope.due_ms:
             fields["due_at"] = str(self.envelope.due_ms)
         return [part for pair in fields.items() for part in pair]

@@ -121,7 +121,9 @@ class TaskStore:
 
     def start(self, step: Step, run: tuple[int, int], worker: str, carried: object) -> Call:
         """Ask whether a run of a step may begin. `carried` is the result of the step before."""
-        return _START(self.prefix, step.task_id, step.number, *run, worker, json.dumps(carried), self.keep_ms)
+        return _START(
+            self.prefix, self.broker_prefix, step.task_id, step.number, *run, worker, json.dumps(carried), self.keep_ms
+        )  # fmt: skip
 
     def finish(
         self,
@@ -131,25 +133,16 @@ class TaskStore:
         outcome: object,
         *,
         keep_ms: int | None = None,
-        notification: NewTask | None = None,
+        traceparent: str = "",
     ) -> Call:
-        """Store how a step ended, with its result or its error; a `notification` of a FAILURE is published with it."""
-        published = ""
-        if notification is not None:
-            message = notification.envelope
-            published = json.dumps(
-                {
-                    "task_id": notification.task_id,
-                    "fields": notification.fields(),
-                    "broker_prefix": self.broker_prefix,
-                    "queue": message.queue,
-                    "message_key": message.message_key,
-                    "message": message.text,
-                }
-            )
+        """Store how a step ended, with its result or its error.
+
+        When it ends its task, what the task's subscriptions ask for is published with it, within this trace.
+        """
         return _FINISH(
-            self.prefix, step.task_id, step.number, *run, state, json.dumps(outcome), keep_ms or self.keep_ms, published
-        )
+            self.prefix, self.broker_prefix, step.task_id, step.number, *run,
+            state, json.dumps(outcome), keep_ms or self.keep_ms, traceparent,
+        )  # fmt: skip
 
     def retry(self, step: Step, run: tuple[int, int], error: Mapping[str, Any], retry_at_ms: int) -> Call:
         """Store that a step failed and is tried again."""

@@ -144,6 +144,11 @@ def trace_headers() -> dict[str, str]:
     return headers
 
 
+def traceparent() -> str:
+    """Return the current trace context as the header of that name, or the empty string."""
+    return trace_headers().get("traceparent", "")
+
+
 def trace_id_of(headers: Mapping[str, str]) -> str:
     """Return the trace id of message headers, or the empty string."""
     parts = headers.get("traceparent", "").split("-")

@@ -13,14 +13,10 @@ from celery.backends.base import BaseBackend
 from celery.exceptions import Reject
 
 from celery_leases import worker
-from offload_contracts.contract import ContractError, Queue
-from offload_contracts.mails import NOTIFY_FAILURE, NotifyFailure
-from offload_contracts.registry import by_name
-from offload_core import keys, records
+from offload_contracts.contract import ContractError
+from offload_core import keys, records, telemetry
 from offload_core.errors import StepError
 from offload_core.logs import redact
-from offload_core.messages import ChainStep
-from offload_core.publisher import Publisher
 from offload_core.redis_client import connect
 from offload_core.task_store import TaskStore
 from offload_worker.fence import Fence
@@ -45,7 +41,6 @@ class RecordBackend(BaseBackend):
         super().__init__(app, **kwargs)
         self.settings: Settings = app.settings
         self.store = TaskStore.of(self.settings)
-        self._publisher = Publisher(str(app.oid))
         self._clients: dict[int, redis.Redis] = {}
 
     @property
@@ -85,7 +80,9 @@ class RecordBackend(BaseBackend):
         state: str = "SUCCESS",
     ) -> None:
         """Store what a step gave; the task is done with its last one."""
-        call = self.store.finish(keys.step_of(task_id), Fence.of(request), state, result)
+        call = self.store.finish(
+            keys.step_of(task_id), Fence.of(request), state, result, traceparent=telemetry.traceparent()
+        )
         self.run(call, f"store {state} of {task_id}")
 
     def mark_as_failure(
@@ -98,7 +95,7 @@ class RecordBackend(BaseBackend):
         call_errbacks: bool = True,  # noqa: FBT001, FBT002, ARG002 -- our chains have none
         state: str = "FAILURE",
     ) -> None:
-        """Store why a step failed for good; the same script publishes the mail that tells its user."""
+        """Store why a step failed for good; the same script publishes what its subscriptions ask for."""
         if isinstance(exc, Reject):
             return  # the broker buries the message, and `dead_letters` tells of it
         self.fail(task_id, describe(exc, traceback), Fence.of(request), state=state)
@@ -144,45 +141,16 @@ class RecordBackend(BaseBackend):
         state: str = "FAILURE",
         keep_ms: int | None = None,
     ) -> str:
-        """End a task at a step that failed, and publish its notification where a user asked for one, all in one script.
-
-        No mail is sent of a REVOKED task, nor of a mail that failed. Returns the script's answer.
-        """
-        step = keys.step_of(celery_id)
-        record = self.record(step.task_id)
-        notification: records.NewTask | None = None
-        if state == "FAILURE" and record is not None and step.number <= len(record.steps):
-            name = record.steps[step.number - 1].name
-            contract = by_name(name)
-            if record.notify and (contract is None or contract.queue is not Queue.MAIL):
-                notification = self._notification(record, name, error)
-        call = self.store.finish(step, run, state, error, keep_ms=keep_ms, notification=notification)
+        """End a task at a step that failed; returns the script's answer."""
+        call = self.store.finish(
+            keys.step_of(celery_id), run, state, error, keep_ms=keep_ms, traceparent=telemetry.traceparent()
+        )
         return self.run(call, f"store {state} of {celery_id}")
 
     def record(self, task_id: str) -> records.Record | None:
         """Return a task's record, or None. Waits for Redis."""
         key = keys.record(self.settings.key_prefix, task_id)
         return wait_for_redis(lambda: records.decode(task_id, self.client.hgetall(key)), f"read {task_id}")
-
-    def _notification(self, record: records.Record, step: str, error: dict[str, Any]) -> records.NewTask:
-        assert record.notify  # noqa: S101 -- only asked for when it is set
-        task_id = keys.failure_notification(record.task_id, len(record.redrives))
-        message = NotifyFailure(
-            to=record.notify,
-            failed_task_id=record.task_id,
-            step=step,
-            code=error["code"],
-            reason=error["message"],
-            user_id=record.user_id,
-        )
-        return self._publisher.task(
-            task_id,
-            "failure-notification",
-            record.owner,
-            [ChainStep.of(NOTIFY_FAILURE, message)],
-            trace_id=record.trace_id or "",
-            parent_task_id=record.task_id,
-        )
 
 
 def describe(error: BaseException, traceback: object) -> dict[str, Any]:

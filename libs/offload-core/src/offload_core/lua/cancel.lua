@@ -1,4 +1,4 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/lifecycle.lua
 --- @include celery_leases/scripts/withdraw.lua
 -- Cancels a task. ARGV: prefix, broker prefix, task id, keep_ms.
 -- Returns 'record.missing', 'finished', 'revoked' (its message was taken away), 'requested' (at the end of the step).
@@ -23,7 +23,7 @@ for n = 1, count do
       taken = leases_withdraw(broker, steps[n].queue, id .. ':' .. (attempt + 1) .. ':0')
     end
     if taken == 1 then
-      end_task(prefix, task_id, n, count, 'REVOKED', 'task.cancelled', now_ms(), ARGV[4])
+      end_task(prefix, broker, task_id, n, count, 'REVOKED', 'task.cancelled', now_ms(), ARGV[4])
       return 'revoked'
     end
     break
