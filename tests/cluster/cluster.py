@@ -81,16 +81,20 @@ class Release:
     name: str = "offload"
     helm: str = "helm"
 
-    def install(self, *, wait: bool = True, in_new_namespace: bool = True) -> Self:
+    def install(self, *, chart: Path = CHART, wait: bool = True, in_new_namespace: bool = True) -> Self:
         """Install it, and wait until all of it is ready."""
         if in_new_namespace:
             namespace(self.namespace)
-        self._apply("install", self.values, wait=wait)
+        self._apply("install", self.values, chart=chart, wait=wait)
         return self
 
     def upgrade(self, *values: str, chart: Path = CHART, seconds: int = 240) -> None:
         """Upgrade it, and wait until all of it is ready."""
         self._apply("upgrade", [*self.values, *values], chart=chart, seconds=seconds)
+
+    def roll_back(self, revision: int) -> None:
+        """Roll it back to an earlier revision, and wait until all of it is ready."""
+        run(self.helm, "rollback", self.name, str(revision), "-n", self.namespace, "--wait", "--timeout", "240s")
 
     def _apply(
         self, verb: str, values: Sequence[str], *, chart: Path = CHART, wait: bool = True, seconds: int = 180

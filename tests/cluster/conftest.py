@@ -65,34 +65,37 @@ def report() -> Iterator[Report]:
     made.write(ROOT)
 
 
-def build(service: str, tag: str, *arguments: str) -> str:
-    """Build and push an image; returns its digest."""
+def build(service: str, tag: str, *arguments: str, folder: Path = ROOT) -> str:
+    """Build and push an image of the tree in a folder; returns its digest."""
     name = f"{REGISTRY}/offload/{service}:{tag}"
-    run("docker", "build", "-f", f"services/{service}/Dockerfile", "-t", name, *arguments, ".", seconds=600)
+    dockerfile = str(folder / "services" / service / "Dockerfile")
+    run("docker", "build", "-f", dockerfile, "-t", name, *arguments, str(folder), seconds=600)
     pushed = run("docker", "push", name, seconds=300)
     found = re.search(r"digest: (sha256:[0-9a-f]{64})", pushed)
     assert found, pushed
     return found[1]
 
 
-def _values(tag: str) -> list[str]:
+def images_of(tag: str, folder: Path = ROOT) -> list[str]:
+    """Build all images of the tree in a folder; returns the values that name them by their digests."""
     values = ["--set", f"images.registry={REGISTRY}"]
     for service, key in SERVICES.items():
-        digest = build(service, tag, "--build-arg", f"REVISION={tag}")
-        values += ["--set", f"images.{key}.digest={digest}"]
+        if (folder / "services" / service).exists():
+            digest = build(service, tag, "--build-arg", f"REVISION={tag}", folder=folder)
+            values += ["--set", f"images.{key}.digest={digest}"]
     return values
 
 
 @pytest.fixture(scope="session")
 def images() -> list[str]:
     """Values that name this tree's images by their digests."""
-    return _values("test-a")
+    return images_of("test-a")
 
 
 @pytest.fixture(scope="session")
 def other_images() -> list[str]:
     """The same for images that differ in their labels alone: another version to roll out."""
-    return _values("test-b")
+    return images_of("test-b")
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster.cluster import Release, kill_container
-from cluster.conftest import SMALL, images  # noqa: F401 -- a fixture
+from cluster.conftest import SMALL, images, images_of  # noqa: F401 -- a fixture
 from integration.conftest import PREFIX
 
+from devstack import history
 from devstack.waiting import until
 
 from .ledgers import Client, image, judge, noisy_photo
 from .report import Row
+from .test_upgrade import BEFORE
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -124,6 +126,28 @@ def test_redis_pod_killed(release, scale, tmp_path):
 
     client, _, verdict = storm(release, tmp_path, "f44-", act, 3, pause=10)
     note(44, "`kill -9` of Valkey's pod", 3, client, verdict, scale.seed)
+
+
+def test_an_upgrade_by_helm_and_its_rollback(images, scale, tmp_path):  # noqa: F811 -- the fixture
+    """From the release before, with its chart and its images, and back: chains, mails and reports go on."""
+    before = history.tree(BEFORE)
+    small = ["-f", str(SMALL), "--set", "keda.enabled=false,gateway.replicas=2,gateway.queueLimit=100000"]
+    release = Release("offload-upgrade", [*images_of("before", before), *small])
+    release.install(chart=before / "charts" / "offload")
+    acts = [
+        lambda: release.roll_back(1),
+        lambda: release.upgrade(*images, "--set", "workers.housekeeping.enabled=true"),
+    ]
+
+    def act() -> None:
+        acts.pop()()
+
+    try:
+        client, acted, verdict = storm(release, tmp_path, "f45-", act, 2, pause=20)
+        assert release.pods("worker-housekeeping") == []
+    finally:
+        release.delete()
+    note(45, "`helm upgrade` from 0.1.2, and `helm rollback`", len(acted), client, verdict, scale.seed)
 
 
 def is_back(release: Release) -> bool:

@@ -16,6 +16,23 @@ class UnknownCommitError(Exception):
     """This clone's history does not have the commit."""
 
 
+def tree(commit: str) -> Path:
+    """Return a folder with all files of another commit.
+
+    Raises:
+        UnknownCommitError: as in a shallow clone.
+
+    """
+    folder = FOLDER / commit
+    if not folder.exists():
+        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+        if archive.returncode:
+            raise UnknownCommitError(archive.stderr.decode().strip())
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as file:
+            file.extractall(folder, filter="data")
+    return folder
+
+
 def environment(commit: str) -> dict[str, str]:
     """Return the environment of a process that runs the libraries and services of another commit.
 
@@ -25,13 +42,4 @@ def environment(commit: str) -> dict[str, str]:
         UnknownCommitError: as in a shallow clone.
 
     """
-    folder = FOLDER / commit
-    if not folder.exists():
-        archive = subprocess.run(
-            ["git", "archive", commit, "libs", "services"], cwd=ROOT, capture_output=True, check=False
-        )
-        if archive.returncode:
-            raise UnknownCommitError(archive.stderr.decode().strip())
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as file:
-            file.extractall(folder, filter="data")
-    return {"PYTHONPATH": os.pathsep.join(sorted(str(source) for source in folder.glob("*/*/src")))}
+    return {"PYTHONPATH": os.pathsep.join(sorted(str(source) for source in tree(commit).glob("*/*/src")))}
