@@ -28,7 +28,7 @@ def test_three_upgrades_of_everything_under_twenty_posts_a_second(scaled, images
         with Load(client, 20):
             for number, values in enumerate((other_images, images, other_images), 1):
                 before = {name: uids(scaled, name) for name in ("gateway", "beat", "worker-mail")}
-                (newer / "Chart.yaml").write_text(yaml.safe_dump(chart | {"version": f"0.1.{number}"}))
+                (newer / "Chart.yaml").write_text(yaml.safe_dump(chart | {"version": f"0.2.{number}"}))
                 scaled.upgrade(*values, chart=newer)
                 for name, old in before.items():
                     assert not old & uids(scaled, name), f"{name} was not replaced"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from celery_leases.transport import SentinelTransport, Transport
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"
 __all__ = ["SETTINGS", "SentinelTransport", "Transport", "__version__"]
 
 # What the promises need of a Celery application, beside the transport: see README.md for the reason of each.
