@@ -46,7 +46,10 @@ class Call:
 
 
 class TaskScript:
-    """A script over tasks; called with its arguments it gives a `Call`."""
+    """A script over tasks; with its arguments it gives a `Call`.
+
+    Those on the way of every task take words, which cost less; the others take one request as JSON.
+    """
 
     def __init__(self, path: str) -> None:
         """Take the script's file, as `celery_leases.publish.load` names it."""
@@ -55,6 +58,10 @@ class TaskScript:
     def __call__(self, *arguments: Argument) -> Call:
         """Return the script with its arguments."""
         return Call(self._script, arguments)
+
+    def of(self, **request: Any) -> Call:  # noqa: ANN401 -- what JSON can hold
+        """Return the script with its request."""
+        return Call(self._script, (json.dumps(request),))
 
 
 _ACCEPT = TaskScript("offload_core/lua/accept.lua")
@@ -146,7 +153,16 @@ class TaskStore:
 
     def retry(self, step: Step, run: tuple[int, int], error: Mapping[str, Any], retry_at_ms: int) -> Call:
         """Store that a step failed and is tried again."""
-        return _RETRY(self.prefix, step.task_id, step.number, *run, json.dumps(error), retry_at_ms)
+        attempt, delivery = run
+        return _RETRY.of(
+            prefix=self.prefix,
+            task_id=step.task_id,
+            step=step.number,
+            attempt=attempt,
+            delivery=delivery,
+            error=json.dumps(error),
+            retry_at=retry_at_ms,
+        )
 
     def progress(self, step: Step, run: tuple[int, int], done: int, total: int) -> Call:
         """Store how far a step is."""
@@ -154,18 +170,22 @@ class TaskStore:
 
     def cancel(self, task_id: str) -> Call:
         """Cancel a task: at once where it waits, else with the step that runs."""
-        return _CANCEL(self.prefix, self.broker_prefix, task_id, self.keep_ms)
+        return _CANCEL.of(prefix=self.prefix, broker_prefix=self.broker_prefix, task_id=task_id, keep_ms=self.keep_ms)
 
     def redrive(self, queue: str, message_key: str) -> Call:
         """Bring a dead letter back, with its task."""
         step = _step_of(message_key)
-        return _REDRIVE(self.prefix, self.broker_prefix, queue, message_key, step.task_id, step.number)
+        return _REDRIVE.of(**self._letter(queue, message_key), task_id=step.task_id, step=step.number)
 
     def discard(self, queue: str, message_key: str) -> Call:
         """Delete a dead letter; its task's record lives on as long as any other."""
-        return _DISCARD(
-            self.prefix, self.broker_prefix, queue, message_key, _step_of(message_key).task_id, self.keep_ms
-        )
+        task_id = _step_of(message_key).task_id
+        return _DISCARD.of(**self._letter(queue, message_key), task_id=task_id, keep_ms=self.keep_ms)
+
+    def _letter(self, queue: str, message_key: str) -> dict[str, str]:
+        return {
+            "prefix": self.prefix, "broker_prefix": self.broker_prefix, "queue": queue, "message_key": message_key
+        }  # fmt: skip
 
 
 def _step_of(message_key: str) -> Step:

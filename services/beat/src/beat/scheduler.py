@@ -114,10 +114,17 @@ class OccurrenceScheduler(Scheduler):
         settings = self._settings
         with self._publisher.publishing(schedule.task_id(occurrence), "maintenance", OWNER, [schedule.step]) as task:
             message = task.envelope
-            call = _OCCURRENCE(
-                settings.key_prefix, settings.broker_prefix, schedule.name, round(occurrence.timestamp() * 1000),
-                round(schedule.latest.total_seconds() * 1000), task.task_id,
-                message.queue, message.message_key, message.text, *task.fields(),
-            )  # fmt: skip
+            call = _OCCURRENCE.of(
+                prefix=settings.key_prefix,
+                broker_prefix=settings.broker_prefix,
+                schedule=schedule.name,
+                occurrence=round(occurrence.timestamp() * 1000),
+                grace_ms=round(schedule.latest.total_seconds() * 1000),
+                task_id=task.task_id,
+                queue=message.queue,
+                message_key=message.message_key,
+                message=message.text,
+                fields=task.fields(),
+            )
             outcome: str = call.run(self._client).decode()
             return outcome

@@ -7,7 +7,7 @@
 --       caller's rate key or '', ms between two tasks at its rate, how many may come at once, number of steps, then the
 --       record's fields.
 -- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What
--- was accepted before is answered before any limit is looked at.
+-- was accepted before is answered before any limit is looked at. Events: task PENDING.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local idempotency_key, limit = ARGV[8], tonumber(ARGV[10])
 

@@ -1,8 +1,11 @@
 --- @include offload_core/lua/lifecycle.lua
 --- @include celery_leases/scripts/withdraw.lua
--- Cancels a task. ARGV: prefix, broker prefix, task id, keep_ms.
+-- Cancels a task.
+-- ARGV: the request as JSON: prefix, broker_prefix, task_id, keep_ms.
 -- Returns 'record.missing', 'finished', 'revoked' (its message was taken away), 'requested' (at the end of the step).
-local prefix, broker, task_id = ARGV[1], ARGV[2], ARGV[3]
+-- Events: those of the task's end, or task CANCEL_REQUESTED.
+local request = cjson.decode(ARGV[1])
+local prefix, broker, task_id = request.prefix, request.broker_prefix, request.task_id
 local key = record_key(prefix, task_id)
 local record = redis.call('HMGET', key, 'state', 'count', 'steps')
 if not record[1] then
@@ -23,7 +26,7 @@ for n = 1, count do
       taken = leases_withdraw(broker, steps[n].queue, id .. ':' .. (attempt + 1) .. ':0')
     end
     if taken == 1 then
-      end_task(prefix, broker, task_id, n, count, 'REVOKED', 'task.cancelled', now_ms(), ARGV[4])
+      end_task(prefix, broker, task_id, n, count, 'REVOKED', 'task.cancelled', now_ms(), request.keep_ms)
       return 'revoked'
     end
     break

@@ -2,7 +2,7 @@
 -- Stores how a step ended, and with the last one, or one that failed, the task.
 -- ARGV: prefix, broker prefix, task id, step, attempt, delivery, state, result or error, keep_ms, the trace context of
 --       what the task's end publishes, or ''.
--- Returns 'stored', or what `refusal` says.
+-- Returns 'stored', or what `refusal` says. Events: the step's state; with the task's end those of `end_task`.
 local prefix, broker, task_id, n, state = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[7]
 local key = record_key(prefix, task_id)
 local refused = refusal(key, n, tonumber(ARGV[5]), tonumber(ARGV[6]))

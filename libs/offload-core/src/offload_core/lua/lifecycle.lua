@@ -18,7 +18,8 @@ end
 -- Ends a task: the only way to do so. The steps from n on never ran, for this reason; the one before ended it, with
 -- this error (a table with `code` and `message`) if with any. What its subscriptions ask for is published. The record
 -- and its events live for keep_ms from now on, the idempotency key a day at least, and what is left of the task as long
--- as its outputs and that key.
+-- as its outputs and that key. Events: step REVOKED of those that never ran, the task's state, and task PENDING of what
+-- is published.
 local function end_task(prefix, broker, task_id, n, count, state, reason, now, keep_ms, error, traceparent)
   local key = record_key(prefix, task_id)
   for later = n, count do

@@ -1,6 +1,7 @@
 --- @include offload_core/lua/records.lua
--- Notes how far a step is. ARGV: prefix, task id, step, attempt, delivery, done, total.
--- Returns 'stored', or what `refusal` says, or 'fenced' when the step does not run.
+-- Notes how far a step is.
+-- ARGV: prefix, task id, step, attempt, delivery, done, total.
+-- Returns 'stored', or what `refusal` says, or 'fenced' when the step does not run. Events: progress.
 local prefix, task_id, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local key = record_key(prefix, task_id)
 local refused = refusal(key, n, tonumber(ARGV[4]), tonumber(ARGV[5]))

@@ -3,10 +3,12 @@
 --- @include celery_leases/scripts/redrive.lua
 -- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
 -- the gate lets it run again.
--- ARGV: prefix, broker prefix, queue, message key, task id, step.
+-- ARGV: the request as JSON: prefix, broker_prefix, queue, message_key, task_id, step.
 -- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
--- yet), 'record.missing', 'task.ended' (cancelled, or done by another run).
-local prefix, broker, queue, message_key, task_id, n = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- yet), 'record.missing', 'task.ended' (cancelled, or done by another run). Events: task REDRIVEN.
+local request = cjson.decode(ARGV[1])
+local prefix, broker, queue, message_key = request.prefix, request.broker_prefix, request.queue, request.message_key
+local task_id, n = request.task_id, request.step
 local key = record_key(prefix, task_id)
 local text, missing = dead_letter(broker, queue, message_key)
 if not text then
@@ -23,7 +25,7 @@ end
 local letter = cjson.decode(text)
 local redrives = record[7] and cjson.decode(record[7]) or {}
 redrives[#redrives + 1] = {
-  at = now_ms(), step = tonumber(n), reason = letter.reason, deliveries = letter.deliveries, worker = letter.owner,
+  at = now_ms(), step = n, reason = letter.reason, deliveries = letter.deliveries, worker = letter.owner,
   died_at = letter.died_at_ms}
 redis.call('HSET', key, 'state', 'PENDING', 'redrives', cjson.encode(redrives),
   n .. ':state', 'PENDING', n .. ':delivery', letter.deliveries, n .. ':first_attempt', record[8] or 0)

@@ -1,13 +1,14 @@
 --- @include offload_core/lua/records.lua
 -- Notes that a step failed and is tried again.
--- ARGV: prefix, task id, step, attempt, delivery, error, retry_at (ms).
--- Returns 'stored', or what `refusal` says.
-local prefix, task_id, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local key = record_key(prefix, task_id)
-local refused = refusal(key, n, tonumber(ARGV[4]), tonumber(ARGV[5]))
+-- ARGV: the request as JSON: prefix, task_id, step, attempt, delivery, error (as JSON text), retry_at (ms).
+-- Returns 'stored', or what `refusal` says. Events: step RETRY.
+local request = cjson.decode(ARGV[1])
+local n, key = request.step, record_key(request.prefix, request.task_id)
+local refused = refusal(key, n, request.attempt, request.delivery)
 if refused then
   return refused
 end
-redis.call('HSET', key, 'state', 'RETRY', n .. ':state', 'RETRY', n .. ':error', ARGV[6], n .. ':retry_at', ARGV[7])
-emit(prefix, task_id, 'step', n, 'RETRY')
+redis.call('HSET', key, 'state', 'RETRY', n .. ':state', 'RETRY', n .. ':error', request.error,
+  n .. ':retry_at', string.format('%.0f', request.retry_at))
+emit(request.prefix, request.task_id, 'step', n, 'RETRY')
 return 'stored'

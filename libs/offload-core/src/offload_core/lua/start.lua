@@ -2,6 +2,7 @@
 -- The gate: may this run of a step begin?
 -- ARGV: prefix, broker prefix, task id, step, attempt, delivery, worker, result of the step before or '', keep_ms.
 -- Returns 'run:' and the attempt that the retries are counted from, or why not: 'cancelled', or what `refusal` says.
+-- Events: step STARTED, and SUCCESS of the step before where its run did not come to say so; those of the task's end.
 local prefix, broker, task_id, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local attempt, delivery = tonumber(ARGV[5]), tonumber(ARGV[6])
 local key = record_key(prefix, task_id)

@@ -1,13 +1,14 @@
 --- @include offload_core/lua/records.lua
 --- @include celery_leases/scripts/publish.lua
 -- Publishes one occurrence of a schedule, once.
--- ARGV: prefix, broker prefix, schedule, occurrence (ms), grace_ms, task id, queue, message key, message, then the
---       record's fields.
+-- ARGV: the request as JSON: prefix, broker_prefix, schedule, occurrence (ms), grace_ms, task_id, queue, message_key,
+--       message, and fields, the record's.
 -- Returns 'published', 'done' (this occurrence or a later one was before), 'early', 'late' (past its grace),
 -- 'recovered'. A last occurrence that lies in the future was published while Redis's clock was ahead. Waiting for it
 -- would stop the schedule for as long as the clock was ahead: the occurrence before it counts instead, and what is
--- published is 'recovered'.
-local prefix, schedule, occurrence = ARGV[1], ARGV[3], tonumber(ARGV[4])
+-- published is 'recovered'. Events: task PENDING.
+local request = cjson.decode(ARGV[1])
+local prefix, schedule, occurrence = request.prefix, request.schedule, request.occurrence
 local now = now_ms()
 if occurrence > now then
   return 'early'
@@ -22,16 +23,13 @@ end
 if last >= occurrence then
   return 'done'
 end
-if now - occurrence > tonumber(ARGV[5]) then
+if now - occurrence > request.grace_ms then
   return 'late'
 end
-local fields = {}
-for i = 10, #ARGV do
-  fields[#fields + 1] = ARGV[i]
-end
-redis.call('HSET', occurrences, schedule, ARGV[4], schedule .. ':before', string.format('%.0f', last))
-if redis.call('EXISTS', record_key(prefix, ARGV[6])) == 0 then
-  create_record(prefix, ARGV[6], fields, 1)
-  leases_publish(ARGV[2], ARGV[7], ARGV[8], ARGV[9], 0, 0)
+redis.call('HSET', occurrences, schedule, string.format('%.0f', occurrence), schedule .. ':before',
+  string.format('%.0f', last))
+if redis.call('EXISTS', record_key(prefix, request.task_id)) == 0 then
+  create_record(prefix, request.task_id, request.fields, 1)
+  leases_publish(request.broker_prefix, request.queue, request.message_key, request.message, 0, 0)
 end
 return outcome
