@@ -24,9 +24,9 @@ def test_the_stamp_tells_whether_the_loop_lives(offload, module):
     until(heartbeat.exists, "the first heartbeat")
     offload.redis.kill()
     died_at = time.time()
-    # Well past what any probe would allow: it must stay fresh while Redis is unavailable.
-    while time.time() - died_at < 8:
-        assert age(heartbeat) < 5
+    # Half of what the probe allows: it must stay fresh while Redis is unavailable.
+    while time.time() - died_at < 20:
+        assert age(heartbeat) < 15
         time.sleep(0.2)
     offload.redis.start()
     until(lambda: age(heartbeat) < 1.5, "heartbeats to go on")
@@ -44,10 +44,9 @@ def test_a_full_worker_is_alive(offload):
     pause = offload.paused("image_worker", "in the step", settings)
     client.post("/v1/reports", json={"rows": 1})
     pause.reached()
-    started = time.time()
-    while time.time() - started < 12:
-        assert age(heartbeat) < 4
-        time.sleep(0.2)
+    for beat in range(8):
+        last = heartbeat.stat().st_mtime
+        until(lambda last=last: heartbeat.stat().st_mtime > last, f"heartbeat {beat} of a full worker")
     pause.go()
 
 

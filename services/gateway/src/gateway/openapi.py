@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway.intake import idempotency
 from gateway.problems import MEDIA_TYPE
+from gateway.tasks.schemas import Accepted
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from collections.abc import Callable, Mapping
+
+    from fastapi import APIRouter, FastAPI
 
 SCHEMAS = "#/components/schemas/"
 _SECURITY_SCHEMES = {
@@ -45,7 +49,7 @@ _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "de
 
 # The bytes of a file.
 FILE = {"type": "string", "format": "binary", "minLength": 1}
-IDEMPOTENCY_KEY = {
+_IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
@@ -100,10 +104,21 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 # What a post of a task may be answered, beside the model of its 202.
-ACCEPTED: dict[int | str, dict[str, Any]] = {
+_ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"headers": _ACCEPTED_HEADERS},
     **problems(401, 408, 413, 415, 422, 429),
 }
+
+
+def accepts_task[F: Callable[..., Any]](router: APIRouter, request: Mapping[str, Any]) -> Callable[[F], F]:
+    """Decorate the function that accepts one kind of task, posted to the router's own path.
+
+    `request` is the OpenAPI of what is posted; what every post may be asked and answered is added.
+    """
+    document = {**request, "parameters": [*request.get("parameters", ()), _IDEMPOTENCY_KEY]}
+    return router.post(
+        "", status_code=HTTPStatus.ACCEPTED, response_model=Accepted, responses=_ACCEPTED, openapi_extra=document
+    )
 
 
 def json_request(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:

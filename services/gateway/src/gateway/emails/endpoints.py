@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,20 +10,13 @@ from gateway import dependencies, openapi
 from gateway.emails import schemas
 from gateway.intake.bodies import json_body
 from gateway.tasks import service
-from gateway.tasks.schemas import Accepted
 from offload_contracts.mails import SEND_MAIL, SendMail
 from offload_core.messages import ChainStep
 
 router = APIRouter(prefix="/v1/emails", tags=["tasks"])
 
 
-@router.post(
-    "",
-    status_code=HTTPStatus.ACCEPTED,
-    response_model=Accepted,
-    responses=openapi.ACCEPTED,
-    openapi_extra=openapi.json_request(schemas.EMAIL) | {"parameters": [openapi.IDEMPOTENCY_KEY]},
-)
+@openapi.accepts_task(router, openapi.json_request(schemas.EMAIL))
 async def post_email(request: Request) -> Response:
     """Send a mail, from a template and its context or from a subject and a text."""
     caller = dependencies.caller(request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -15,7 +14,6 @@ from gateway.images.schemas import ImageRequest
 from gateway.intake import idempotency
 from gateway.intake.memory import CONNECTION_BYTES
 from gateway.intake.uploads import Upload
-from gateway.tasks.schemas import Accepted
 from offload_contracts.images import ImageFormat
 
 if TYPE_CHECKING:
@@ -49,17 +47,11 @@ _REQUEST = {
             },
         },
     },
-    "parameters": [*_OPTIONS, openapi.IDEMPOTENCY_KEY, _NOTIFY],
+    "parameters": [*_OPTIONS, _NOTIFY],
 }
 
 
-@router.post(
-    "",
-    status_code=HTTPStatus.ACCEPTED,
-    response_model=Accepted,
-    responses=openapi.ACCEPTED,
-    openapi_extra=_REQUEST,
-)
+@openapi.accepts_task(router, _REQUEST)
 async def post_image(request: Request) -> Response:
     """Resize an image: the raw body, or the field `file` of a form. The options come as query or as fields."""
     deps, caller = dependencies.of(request), dependencies.caller(request)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from fastapi import APIRouter, Request, Response
 
 from gateway import dependencies, openapi
 from gateway.intake.bodies import json_body
 from gateway.reports import schemas
 from gateway.tasks import service
-from gateway.tasks.schemas import Accepted
 from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core.messages import ChainStep
 
 router = APIRouter(prefix="/v1/reports", tags=["tasks"])
 
 
-@router.post(
-    "",
-    status_code=HTTPStatus.ACCEPTED,
-    response_model=Accepted,
-    responses=openapi.ACCEPTED,
-    openapi_extra=openapi.json_request(schemas.ReportRequest) | {"parameters": [openapi.IDEMPOTENCY_KEY]},
-)
+@openapi.accepts_task(router, openapi.json_request(schemas.ReportRequest))
 async def post_report(request: Request) -> Response:
     """Render a PDF report with a chart and a table."""
     caller = dependencies.caller(request)
