@@ -17,7 +17,7 @@ from .conftest import SMALL
 # A report of so many rows takes some seconds on a core that it shares: it does not end in the three seconds that a
 # deletion by force leaves.
 ROWS = 100_000
-TIMES = 10
+TIMES = 6
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def kill_once(release: Release, client, how) -> float | None:
     return time.time() - killed_at if step["deliveries"] > deliveries else None
 
 
-def kill_ten_times(release: Release, how) -> tuple[Tally, list[float]]:
-    """Kill ten times; returns what became of all reports, and the seconds to each second run."""
+def kill_again_and_again(release: Release, how) -> tuple[Tally, list[float]]:
+    """Kill so many times; returns what became of all reports, and the seconds to each second run."""
     with release.client() as client:
         with chains_beside(release):
             waits = [kill_once(release, client, how) for _ in range(TIMES)]
@@ -112,8 +112,8 @@ def by_force(release: Release, pod: dict) -> None:
 
 
 @pytest.mark.parametrize("how", [from_the_host, by_force], ids=["SIGKILL", "force"])
-def test_ten_kills_lose_nothing_and_double_nothing(release, report, how):
-    tally, waits = kill_ten_times(release, how)
+def test_kills_lose_nothing_and_double_nothing(release, report, how):
+    tally, waits = kill_again_and_again(release, how)
     assert len(waits) >= TIMES // 2
     what = "`kubectl delete pod --force`" if how is by_force else "SIGKILL of every process of a worker's container"
     report.add(
