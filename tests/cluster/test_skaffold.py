@@ -195,7 +195,7 @@ def save(release: Release, tree, service: str, path: str, component: str) -> flo
 def test_run_test_and_verify(tree, report):
     built = tree.parent / "build.json"
     skaffold(tree, "build", f"--file-output={built}")
-    assert len(json.loads(built.read_text())["builds"]) == 4
+    assert len(json.loads(built.read_text())["builds"]) == 5
     skaffold(tree, "test", "-a", str(built))
     skaffold(tree, "run")
     said = skaffold(tree, "verify", "-a", str(built))

@@ -57,6 +57,7 @@ class HealthCheck:
             found: list[Any] = self._client.hmget(self._key, names)
         except RedisError:
             return True
+        # Each process of a fleet asks at its own moments: half a pause is soon enough for all of them together.
         oldest_ms = min(int(at or 0) for at in found)
         return time.time() * 1000 - oldest_ms >= seconds * 1000 / 2
 
