@@ -1,6 +1,6 @@
 """A million waiting messages: what each takes of Redis's memory, and how long the broker's scripts take then.
 
-Beside it the worst that may have to be cleared away at once, by the slowest script that does it.
+Beside it the worst that may have to be cleared away at once, by the scripts that do it.
 
 ``python tests/peers/million.py`` adds its figures to reports/peer-tests.md, after those of Celery's own tests.
 """
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import Celery
 
@@ -107,22 +107,35 @@ def sweep(client: redis.Redis, sweeper: Sweeper) -> None:
     sweeper.sweep()
 
 
-def slowest(client: redis.Redis, act: Callable[[], object]) -> tuple[float, int]:
-    """Return the milliseconds of Redis of the slowest command that `act` runs, and how many there are."""
+class Scripts(NamedTuple):
+    """The scripts that something took: milliseconds of Redis of 99 in 100 and of the slowest, and how many there were.
+
+    Redis measures by the clock. On a machine that does other things the slowest one says what those took.
+    """
+
+    most_ms: float
+    slowest_ms: float
+    count: int
+
+
+def measured(client: redis.Redis, act: Callable[[], object]) -> Scripts:
+    """Return the scripts that `act` runs."""
     client.config_set("slowlog-log-slower-than", 0)
     client.config_set("slowlog-max-len", 1_000_000)
     client.slowlog_reset()
     act()
     client.config_set("slowlog-log-slower-than", -1)
     entries: list[Any] = client.slowlog_get(1_000_000)
-    durations = [entry["duration"] for entry in entries if entry["command"].startswith((b"EVALSHA", b"EVAL "))]
-    return max(durations) / 1000, len(durations)
+    durations = sorted(
+        entry["duration"] / 1000 for entry in entries if entry["command"].startswith((b"EVALSHA", b"EVAL "))
+    )
+    return Scripts(durations[len(durations) * 99 // 100], durations[-1], len(durations))
 
 
-def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
-    """Return the slowest script, and the number of scripts, of the worst that may have to be cleared away."""
+def storms(client: redis.Redis) -> dict[str, Scripts]:
+    """Return the scripts of the worst that may have to be cleared away."""
     sweeper = Sweeper(client, Options(key_prefix=P, on_dead_letter=None))
-    found: dict[str, tuple[float, int]] = {}
+    found: dict[str, Scripts] = {}
     for count in (5_000, 20_000):
         client.flushall()
         fill(client, "{}", count)
@@ -132,7 +145,7 @@ def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
                 *scripts.POP.command([BASE], [P, f"owner {number}", 1, "poller", 1, "lease"], full=True)
             )
         pipe.execute()
-        found[f"{count:,} leases of as many dead workers given back"] = slowest(client, lambda: sweep(client, sweeper))
+        found[f"{count:,} leases of as many dead workers given back"] = measured(client, lambda: sweep(client, sweeper))
     client.flushall()
     pipe = client.pipeline(transaction=False)
     for first in range(0, MILLION, 10_000):
@@ -145,14 +158,14 @@ def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
         while scripts.POP(client, [BASE], [P, "me", 60_000, "poller", 1, "lease"]) is not None:
             pass
 
-    found["a pop behind 1,000,000 cancelled messages"] = slowest(client, pop_all)
-    found["1,000,000 tombstones at their end"] = slowest(client, lambda: sweep(client, sweeper))
+    found["a pop behind 1,000,000 cancelled messages"] = measured(client, pop_all)
+    found["1,000,000 tombstones at their end"] = measured(client, lambda: sweep(client, sweeper))
     client.flushall()
     pipe = client.pipeline(transaction=False)
     for number in range(10_000):
         pipe.execute_command(*scripts.PUBLISH.command([], [P, f"queue {number}", "a", "{}", 0, 0], full=True))
     pipe.execute()
-    found["10,000 queues swept"] = slowest(client, lambda: sweep(client, sweeper))
+    found["10,000 queues swept"] = measured(client, lambda: sweep(client, sweeper))
     client.flushall()
     fill(client, "{}", 100_000)
 
@@ -160,7 +173,7 @@ def storms(client: redis.Redis) -> dict[str, tuple[float, int]]:
         while scripts.PURGE(client, [], [P, Q])[1]:
             pass
 
-    found["a purge of 100,000 messages"] = slowest(client, purge)
+    found["a purge of 100,000 messages"] = measured(client, purge)
     return found
 
 
@@ -201,9 +214,9 @@ def main() -> int:
         "",
         "Redis does nothing else while a script runs. So each moves some messages only, and is run again.",
         "",
-        "| what | slowest script, ms of Redis | scripts |",
-        "| --- | --- | --- |",
-        *(f"| {name} | {slowest_ms:.1f} | {count:,} |" for name, (slowest_ms, count) in worst.items()),
+        "| what | 99 of 100 scripts, ms of Redis | the slowest | scripts |",
+        "| --- | --- | --- | --- |",
+        *(f"| {name} | {one.most_ms:.1f} | {one.slowest_ms:.1f} | {one.count:,} |" for name, one in worst.items()),
         "",
     ]
     print("\n".join(lines))
