@@ -147,7 +147,15 @@ def test_an_upgrade_by_helm_and_its_rollback(images, scale, tmp_path):  # noqa: 
         assert release.pods("worker-housekeeping") == []
     finally:
         release.delete()
-    note(45, "`helm upgrade` from 0.1.2, and `helm rollback`", len(acted), client, verdict, scale.seed)
+    note(
+        45,
+        "`helm upgrade` from 0.1.2, and `helm rollback`",
+        len(acted),
+        client,
+        verdict,
+        scale.seed,
+        "1 image worker of 2 slots",
+    )
 
 
 def is_back(release: Release) -> bool:
@@ -160,12 +168,14 @@ def is_back(release: Release) -> bool:
         return False
 
 
-def note(order: float, how: str, times: int, client: Client, verdict, seed: int) -> None:
+def note(
+    order: float, how: str, times: int, client: Client, verdict, seed: int, fleet: str = "3 image workers of 2 slots"
+) -> None:
     Row.of(
         verdict,
         order=order,
         fault=f"on a cluster: {how}",
-        load=f"{verdict.tasks} chains of three, 3 image workers of 2 slots",
+        load=f"{verdict.tasks} chains of three, {fleet}",
         injected=times,
         recovery=verdict.recovery,
         seen=f"{verdict.again} steps run again; answers {dict(client.answers)}",

@@ -44,11 +44,12 @@ def test_a_task_that_keeps_the_interpreters_lock_keeps_its_lease(cluster, pool):
 def test_a_stand_in_renews_for_no_process_that_is_dead_or_stopped(cluster, how):
     busy = cluster.worker("--pool", "threads", "-c", "2")
     stand_in = until(lambda: stand_in_of(busy.pid), "the stand-in")
-    cluster.app().send_task("leases_app.stalls", ("short", 2 * LEASE_SECONDS))
+    # Long enough for a busy machine to notice.
+    cluster.app().send_task("leases_app.stalls", ("short", 4 * LEASE_SECONDS))
     until(lambda: "its leases are renewed" in busy.output(), "the stand-in to renew")
     os.kill(busy.pid, how)
     cluster.worker("--pool", "threads", "-c", "2")
-    until(lambda: cluster.noted("done")["short"], "another worker to do it", seconds=20)
+    until(lambda: cluster.noted("done")["short"], "another worker to do it", seconds=40)
     if how == signal.SIGKILL:
         until(lambda: not Path(f"/proc/{stand_in}").exists(), "the stand-in to end")
 
