@@ -93,7 +93,7 @@ def test_all_that_can_be_switched_on_is_accepted_too():
 def rolled_out(name: str) -> None:
     for kind in ("deployment", "statefulset"):
         for item in kubectl("-n", name, "get", kind, "-o", "name").split():
-            if "worker-image" in item and "production" in name:
+            if item.endswith(("worker-image", "worker-mail")) and "production" in name:
                 continue  # KEDA's: at zero until there is work
             kubectl("-n", name, "rollout", "status", item, "--timeout=120s")
 
