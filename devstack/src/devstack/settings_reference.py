@@ -55,10 +55,10 @@ def render() -> str:
     lines = []
     for name, fields in variables().items():
         readers = "all" if len(fields) == len(SERVICES) else ", ".join(fields)
-        # Services may have defaults and meanings of their own.
+        # A service may have a default of its own.
         defaults = dict.fromkeys(map(_default, fields.values()))
-        meanings = dict.fromkeys(str(field.description) for field in fields.values())
-        lines.append(f"| `{name}` | {', '.join(defaults)} | {readers} | {' '.join(meanings)} |")
+        (meaning,) = {field.description for field in fields.values()}
+        lines.append(f"| `{name}` | {', '.join(defaults)} | {readers} | {meaning} |")
     return _HEAD + "\n".join(lines) + "\n"
 
 

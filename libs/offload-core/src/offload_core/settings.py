@@ -16,6 +16,10 @@ from offload_contracts.contract import Queue
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+# Each worker has its own default.
+CONCURRENCY = (
+    "Tasks at once: processes in image-worker, one per core; threads in mail-worker (4 by default) and in housekeeper."
+)
 
 
 class SettingsError(ValueError):
@@ -216,7 +220,7 @@ class FleetSettings(Settings, WorkerSettings):
         default=(),
         description="The queues of this fleet, separated by spaces or commas. Empty: all that the service can serve.",
     )
-    concurrency: Count = Field(default=2, description="Tasks at once.")
+    concurrency: Count = Field(default=2, description=CONCURRENCY)
     drain_seconds: Seconds = Field(
         default=420,
         description="Time for running tasks to end after SIGTERM; then they are handed back and the worker exits. "

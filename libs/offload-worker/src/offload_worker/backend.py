@@ -80,9 +80,7 @@ class RecordBackend(BaseBackend):
         state: str = "SUCCESS",
     ) -> None:
         """Store what a step gave; the task is done with its last one."""
-        call = self.store.finish(
-            keys.step_of(task_id), Fence.of(request), state, result, traceparent=telemetry.traceparent()
-        )
+        call = self.store.finish(keys.step_of(task_id), Fence.of(request), state, result)
         self.run(call, f"store {state} of {task_id}")
 
     def mark_as_failure(

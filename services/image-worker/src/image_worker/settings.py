@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from offload_core.settings import BlobSettings, Count, FleetSettings, old_name
+from offload_core.settings import CONCURRENCY, BlobSettings, Count, FleetSettings, old_name
 
 
 class ImageWorkerSettings(FleetSettings, BlobSettings):
@@ -18,7 +18,7 @@ class ImageWorkerSettings(FleetSettings, BlobSettings):
     concurrency: Count = Field(
         default=2,
         validation_alias=old_name("CONCURRENCY", "IMAGE_CONCURRENCY"),
-        description="Tasks at once: pool processes, one per core; Pillow keeps a core busy.",
+        description=CONCURRENCY,
     )
     image_max_pixels: Count = Field(
         default=50_000_000, description="Maximum pixels of an upload, all frames together, and of its result."

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from offload_contracts.address import Address
-from offload_core.settings import Count, FleetSettings, LinkSettings, Seconds, old_name
+from offload_core.settings import CONCURRENCY, Count, FleetSettings, LinkSettings, Seconds, old_name
 
 
 class SmtpSettings(BaseSettings):
@@ -48,7 +48,7 @@ class MailWorkerSettings(FleetSettings, LinkSettings, SmtpSettings):
     concurrency: Count = Field(
         default=4,
         validation_alias=old_name("CONCURRENCY", "MAIL_CONCURRENCY"),
-        description="Tasks at once: threads, which mostly wait.",
+        description=CONCURRENCY,
     )
     mail_retry_seconds: Annotated[tuple[Seconds, ...], NoDecode] = Field(
         default=(60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, *(43_200,) * 6),
