@@ -153,8 +153,15 @@ class Release:
 
     def mails(self) -> Counter[str]:
         """Return how many mails each address got, as Mailpit has them."""
-        answer = httpx.get(f"http://{self.address('mailpit')}:8025/api/v1/messages", params={"limit": 5000}, timeout=30)
-        return Counter(to["Address"] for mail in answer.json()["messages"] for to in mail["To"])
+        messages = f"http://{self.address('mailpit')}:8025/api/v1/messages"
+        found: dict[str, list[str]] = {}
+        # By pages, the newest mail first: one that arrives meanwhile moves the others on, so that some are seen twice.
+        while True:
+            answer = httpx.get(messages, params={"start": len(found), "limit": 1000}, timeout=30).raise_for_status()
+            page = answer.json()
+            found |= {mail["ID"]: [to["Address"] for to in mail["To"]] for mail in page["messages"]}
+            if not page["messages"]:
+                return Counter(address for addresses in found.values() for address in addresses)
 
     def outputs(self) -> dict[str, list[str]]:
         """Return the names of all outputs in the bundled S3, by task."""

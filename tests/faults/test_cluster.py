@@ -67,6 +67,7 @@ def release(images) -> Iterator[Release]:  # noqa: F811 -- the fixture
         [
             *images, "-f", str(SMALL), "--set",
             "keda.enabled=false,workers.image.replicas=3,workers.mail.replicas=1,gateway.replicas=2,gateway.queueLimit=100000",
+            "--set", "mailpit.maxMessages=0",
         ],
     ).install()  # fmt: skip
     yield made
