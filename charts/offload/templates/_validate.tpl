@@ -46,10 +46,10 @@
 {{- $wrong = append $wrong (printf "%s.command: must be set with development.reload, which runs it anew when its code changes." $key) -}}
 {{- end -}}
 {{- if and $fleet.s3 (not $hasS3) -}}
-{{- $wrong = append $wrong (printf "%s.needs: s3 is not there: set s3.bucket, or seaweedfs.enabled=true." $key) -}}
+{{- $wrong = append $wrong (printf "%s.needs has s3, but the release has no S3: set s3.bucket, or seaweedfs.enabled=true." $key) -}}
 {{- end -}}
 {{- if and $fleet.smtp (not $hasSmtp) -}}
-{{- $wrong = append $wrong (printf "%s.needs: smtp is not there: set smtp.host, or mailpit.enabled=true." $key) -}}
+{{- $wrong = append $wrong (printf "%s.needs has smtp, but the release has no mail server: set smtp.host, or mailpit.enabled=true." $key) -}}
 {{- end -}}
 {{- with include "offload.taskMemory" $fleet -}}
 {{- $minimum := include "offload.bytes" $fleet.taskMemoryMinimum | int64 -}}
