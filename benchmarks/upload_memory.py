@@ -34,10 +34,11 @@ def measure(folder: Path) -> None:
         "# Memory under many uploads",
         "",
         "`python -m benchmarks memory` on two cores, with the default settings (128 MiB for uploads). Clients that get",
-        '503 retry after `Retry-After`. Resident memory in MB; "before" is measured right after the start.',
+        '503 retry after `Retry-After`. Resident memory in MB; "before" is measured right after the start,',
+        '"lost" are answers that went with their connection.',
         "",
-        "| offered | blob store | gateway before | gateway peak | S3 peak | accepted | 503 answers | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| offered | blob store | gateway before | gateway peak | S3 peak | accepted | 503 | lost | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, count, at_once, size in OFFERS:
         content = PHOTO + bytes(size - len(PHOTO))
@@ -84,7 +85,7 @@ def _offer(folder: Path, content: bytes, count: int, at_once: int, *, with_s3: b
             s3_peak = f"{peaks['s3'] / 1e6:.0f}" if s3 else "-"
             return (
                 f"{before['gateway'] / 1e6:.0f} | {peaks['gateway'] / 1e6:.0f} | {s3_peak} | {answers[202]} of {count}"
-                f" | {answers[503]} | {seconds:.0f}"
+                f" | {answers[503]} | {answers[0]} | {seconds:.0f}"
             )
     finally:
         if s3 is not None:
@@ -92,13 +93,18 @@ def _offer(folder: Path, content: bytes, count: int, at_once: int, *, with_s3: b
 
 
 async def _post_all(url: str, content: bytes, count: int, at_once: int) -> Counter[int]:
+    """Return how often each status was answered; 0 stands for an answer that was lost with its connection."""
     answers: Counter[int] = Counter()
     limits = httpx.Limits(max_connections=at_once)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
 
         async def post() -> None:
             for _ in range(20):
-                answer = await client.post("/v1/images", content=content, headers=JPEG)
+                try:
+                    answer = await client.post("/v1/images", content=content, headers=JPEG)
+                except httpx.TransportError:
+                    answers[0] += 1
+                    continue
                 answers[answer.status_code] += 1
                 if answer.status_code != 503:
                     return

@@ -263,11 +263,11 @@ def test_a_large_refused_upload_gets_its_answer_whole(served):
         assert problem_of(send(served.port, head, body)) == (415, "request.media_type")
 
 
-def test_a_slow_client_finds_its_refusal_too(served):
+@pytest.mark.parametrize(("pieces", "size", "pause_seconds"), [(80, 12_500, 0.1), (3, 400_000, 3)])
+def test_a_slow_client_finds_its_refusal_too(served, pieces, size, pause_seconds):
     """It reads only after it has sent everything, as many clients do; a slow network takes longer for that than an idle
-    connection is kept.
+    connection is kept. A busy client sends nothing for a while.
     """
-    pieces, size = 80, 12_500
     head = b"POST /v1/reports HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % (
         pieces * size
     )
@@ -275,7 +275,7 @@ def test_a_slow_client_finds_its_refusal_too(served):
         connection.sendall(head)
         for _ in range(pieces):
             connection.sendall(b"x" * size)
-            time.sleep(0.1)  # not a wait: it is what makes the client slow
+            time.sleep(pause_seconds)  # not a wait: it is what makes the client slow
         assert problem_of(received_until_closed(connection)) == (415, "request.media_type")
 
 

@@ -22,10 +22,10 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_TARGET_BYTES = 8 * 1024
 # Apache's default.
 MAX_HEADERS = 100
-# A client that still sends gets time to notice that it has been answered (RFC 9112, section 9.6): so long in all, as
-# nginx has it by default, and as long as it sends so many bytes in so many seconds. One that dribbles is cut off.
+# A client that still sends gets time to notice that it has been answered (RFC 9112, section 9.6): so long in all, and
+# as long as it sends so many bytes in so many seconds. Both times are nginx's defaults. One that dribbles is cut off.
 LINGER_SECONDS = 30.0
-LINGER_PERIOD_SECONDS = 2.0
+LINGER_PERIOD_SECONDS = 5.0
 LINGER_PERIOD_BYTES = 16 * 1024
 
 _TOO_MANY = Problem(
