@@ -35,7 +35,7 @@ def main() -> None:
         queues.compare(FOLDER / "queue", "prefork")
         queues.compare(FOLDER / "queue", "threads")
     if "idle" in wanted:
-        idle.measure(FOLDER / "idle", before | {"now": {}})
+        idle.measure(FOLDER / "idle", before)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from benchmarks.measure import console, cpu_seconds
-from devstack.stack import Stack
+from devstack import history
+from devstack.stack import WORKERS, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,12 +25,12 @@ SECONDS = 60
 SETTLE_SECONDS = 15
 
 
-def measure(folder: Path, sides: Mapping[str, Mapping[str, str]]) -> None:
-    """Start each side's services with their defaults, one side after the other, and print what they cost."""
-    for name, environment in sides.items():
+def measure(folder: Path, before: Mapping[str, Mapping[str, str]]) -> None:
+    """Start the services of each commit in `before`, and then ours, with their defaults, and print what they cost."""
+    for name, environment in (*before.items(), ("now", {})):
         shutil.rmtree(folder, ignore_errors=True)
-        with Stack(folder, dict(environment), telemetry=False) as stack:
-            stack.start_all()
+        with Stack(folder, environment, telemetry=False) as stack:
+            stack.start_all(one for one in WORKERS if name == "now" or history.has_service(name, one))
             time.sleep(SETTLE_SECONDS)
             _show(name, stack)
 

@@ -33,6 +33,16 @@ def tree(commit: str) -> Path:
     return folder
 
 
+def has_service(commit: str, module: str) -> bool:
+    """Return whether another commit has the service of this module.
+
+    Raises:
+        UnknownCommitError: as in a shallow clone.
+
+    """
+    return any((tree(commit) / "services").glob(f"*/src/{module}"))
+
+
 def environment(commit: str) -> dict[str, str]:
     """Return the environment of a process that runs the libraries and services of another commit.
 

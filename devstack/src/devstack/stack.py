@@ -14,8 +14,10 @@ from devstack.servers import RedisServer, free_port
 from devstack.smtp_sink import SmtpSink
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+WORKERS = ("image_worker", "mail_worker", "housekeeper")
 
 
 class Stack:
@@ -95,13 +97,13 @@ class Stack:
             process.wait_for(" ready.")
         return process
 
-    def start_all(self) -> None:
+    def start_all(self, workers: Iterable[str] = WORKERS) -> None:
         """Start all services, and wait until they are ready."""
         gateway = self.gateway(wait=False)
-        workers = [self.worker(module, wait=False) for module in ("image_worker", "mail_worker", "housekeeper")]
+        started = [self.worker(module, wait=False) for module in workers]
         self.service("beat")
         gateway.wait_for_http(f"{self.url}/healthz")
-        for worker in workers:
+        for worker in started:
             worker.wait_for(" ready.")
 
     def client(self, **options: object) -> httpx.Client:
