@@ -20,6 +20,8 @@ from integration.conftest import FAST, Offload
 from devstack.processes import Process
 from devstack.waiting import until
 
+from . import report
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -73,6 +75,16 @@ def scale(request: pytest.FixtureRequest) -> Scale:
     seed = given if given is not None else random.randrange(2**16)
     print("seed", seed)
     return Scale(request.config.getoption("--full"), seed)
+
+
+@pytest.fixture(autouse=True)
+def _small_runs_are_not_reported(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep the rows of a small part of a storm out of the report, which tells of faults at their full size."""
+    options = request.config
+    if not (options.getoption("--full") or options.getoption("--cluster")):
+        monkeypatch.setattr(report, "ROWS", tmp_path / "rows.jsonl")
 
 
 class Stack(Offload):
