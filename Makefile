@@ -56,7 +56,7 @@ faults: setup ## Break everything on purpose for half an hour, and write reports
 fuzz: setup ## Send the API more than 5,000 generated requests (about ten minutes; FUZZ_SEED=... for others)
 	@FUZZ_EXAMPLES=220 $(RUN) pytest tests/integration/test_openapi.py --numprocesses=0
 
-faults-cluster: setup ## The same against a release on a cluster (after make faults: its rows are added)
+faults-cluster: setup ## The same against a release on a cluster; its rows are added to those of make faults
 	@$(RUN) pytest tests/faults --cluster --numprocesses=0 $(FAULTS); code=$$?; $(RUN) python tests/faults/report.py && exit $$code
 
 peer-tests: setup ## Run Celery's own tests on both brokers, tools beside ours, and ours on every server; write reports/peer-tests.md

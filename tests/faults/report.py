@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "var" / "faults" / "rows.jsonl"
+REPORT = ROOT / "reports" / "faults.md"
+# How the faults begin that `make faults-cluster` injects.
+ON_A_CLUSTER = "on a cluster: "
 MARK = "<!-- What follows is written by `make faults`. -->\n"
 COLUMNS = (
     "fault",
@@ -80,6 +83,27 @@ def figures(seconds: list[float]) -> str:
     return f"{statistics.median(ordered):.1f} / {p99:.1f} / {ordered[-1]:.1f} s of {len(ordered)}"
 
 
+def kept(report: str, rows: list[str]) -> list[str]:
+    """Return the rows of an earlier report that stay: those of a cluster that were not made again.
+
+    `make faults` makes none of these. Where no other rows were made, all of the others stay too.
+    """
+    made = {fault_of(row) for row in rows}
+    has_others = not all(map(is_of_a_cluster, rows))
+    earlier = [line for line in report.partition(MARK)[2].splitlines() if line.startswith("| ")][2:]
+    return [row for row in earlier if fault_of(row) not in made and (is_of_a_cluster(row) or not has_others)]
+
+
+def fault_of(row: str) -> str:
+    """Return the first cell of a row."""
+    return row.split(" | ", maxsplit=1)[0]
+
+
+def is_of_a_cluster(row: str) -> bool:
+    """Return whether a fault was injected into a release on a cluster."""
+    return row.startswith(f"| {ON_A_CLUSTER}")
+
+
 def main() -> int:
     """Write the table; returns 1 when there are no rows."""
     if not ROWS.exists():
@@ -87,10 +111,11 @@ def main() -> int:
         return 1
     found = {row.order: row for row in (Row(**json.loads(line)) for line in ROWS.read_text().splitlines())}
     lines = [MARK, "| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
-    lines += [found[order].line() for order in sorted(found)]
+    rows = [found[order].line() for order in sorted(found)]
+    lines += sorted(rows + kept(REPORT.read_text(), rows), key=is_of_a_cluster)
     lines += ["", f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}."]
     table = "\n".join(lines) + "\n"
-    for path in (ROOT / "reports" / "faults.md", ROOT / "docs" / "explanation" / "reliability.md"):
+    for path in (REPORT, ROOT / "docs" / "explanation" / "reliability.md"):
         path.write_text(path.read_text().partition(MARK)[0] + table)
     print(table)
     return 0

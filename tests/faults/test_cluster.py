@@ -19,7 +19,7 @@ from devstack import history
 from devstack.waiting import until
 
 from .ledgers import Client, image, judge, noisy_photo
-from .report import Row
+from .report import ON_A_CLUSTER, Row
 from .test_upgrade import BEFORE
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def note(
     Row.of(
         verdict,
         order=order,
-        fault=f"on a cluster: {how}",
+        fault=f"{ON_A_CLUSTER}{how}",
         load=f"{verdict.tasks} chains of three, {fleet}",
         injected=times,
         recovery=verdict.recovery,
