@@ -208,6 +208,12 @@ class Holder:
         grace = milliseconds(options.unknown_task_grace_seconds)
         self._hand_back(lease.delivery_tag, "unknown", delay, grace)
 
+    def postpone(self, lease: Lease) -> None:
+        """Hand back a message of a task of which this worker has enough. Never raises."""
+        with self._lock:
+            self._held[lease.delivery_tag] = _Held(lease, is_confirmed=True)
+        self._hand_back(lease.delivery_tag, "later", milliseconds(self.options.run_limit_delay_seconds))
+
     def tick(self) -> None:
         """Note that the consumer's loop is alive, and free the slots of leases that were lost. In its thread."""
         self._last_tick = time.monotonic()

@@ -34,6 +34,12 @@ class Options:
     # A task name that this worker does not know goes back, delayed by this much, for as long as the grace.
     unknown_task_delay_seconds: float = 5.0
     unknown_task_grace_seconds: float = 600.0
+    # Asked about each message of a task that this worker knows: one that it cannot read goes back as if it did not.
+    reads: Callable[[dict[str, Any]], bool] | None = None
+    # Gives, for a task's name, how many of its messages this worker has at once; None: no limit. What is too much goes
+    # back, delayed.
+    run_limit: Callable[[str], int | None] | None = None
+    run_limit_delay_seconds: float = 2.0
     # How long a settled message's key is remembered, so that it is not published again. 0 turns it off.
     tombstone_seconds: float = 600.0
     dead_letter_retention_seconds: float = 14 * 86_400.0
@@ -53,7 +59,7 @@ class Options:
         """
         positive = (
             "lease_seconds", "sweep_interval_seconds", "unknown_task_delay_seconds", "on_dead_letter_seconds",
-            "begin_seconds",
+            "begin_seconds", "run_limit_delay_seconds",
         )  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:
@@ -84,5 +90,5 @@ class Options:
         if transport_options.get("global_keyprefix"):
             message = "use key_prefix instead of global_keyprefix: it holds for kombu's own keys too"
             raise InvalidOptionError(message)
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in transport_options.items() if name in known})

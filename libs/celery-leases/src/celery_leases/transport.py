@@ -268,7 +268,7 @@ class LeaseChannel:
             payload: dict[str, Any] = loads(raw.decode())
             headers, properties = payload["headers"], payload["properties"]
             envelopes.check(payload)
-            known = worker.knows(headers.get("task"))
+            known = worker.knows(headers.get("task")) and (self.options.reads is None or self.options.reads(payload))
             # kombu decodes the body outside of any handler: one that cannot be would end the worker.
             self.decode_body(payload.get("body") or "", properties.get("body_encoding"))
             priority = self._priority_of(payload)
@@ -291,6 +291,10 @@ class LeaseChannel:
         lease = Lease(queue, lease.message_key, lease.delivery, priority)
         if not known:
             self.holder.refuse(lease)
+            return None
+        limit = self.options.run_limit(headers["task"]) if self.options.run_limit and "task" in headers else None
+        if limit is not None and worker.runs_of(headers["task"]) >= limit:
+            self.holder.postpone(lease)
             return None
         self.holder.hold(lease, lambda: virtual.QoS.ack(self.qos, lease.delivery_tag))
         return payload, queue

@@ -210,6 +210,11 @@ def knows(task_name: str | None) -> bool:
     return consumer is None or task_name is None or task_name in consumer.app.tasks
 
 
+def runs_of(task_name: str) -> int:
+    """Return how many messages of a task this worker has taken and not ended."""
+    return sum(request.name == task_name for request in tuple(state.reserved_requests))
+
+
 def is_stopping() -> bool:
     """Return whether the worker has begun to stop."""
     # An exit code, of which 0 is the usual one: only None and False mean that it goes on.

@@ -4,6 +4,7 @@
 --   'requeue'                   to the head; nobody is blamed (a worker that stops)
 --   'failed'    limit           to the head, counted; at the limit it is buried
 --   'unknown'   delay grace     delayed and not counted; after the grace (ms) it is buried
+--   'later'     delay           delayed and not counted
 --   'bury'      reason          to the dead letters at once
 -- Returns 0 when the lease is not this owner's delivery, 1 when the message lives on, 2 when it was buried.
 local prefix, base, message_key, owner = ARGV[1], ARGV[1] .. ARGV[2], ARGV[3], ARGV[4]
@@ -35,7 +36,7 @@ elseif how == 'unknown' then
   end
 end
 write_history(base, message_key, h)
-if how == 'unknown' then
+if how == 'unknown' or how == 'later' then
   postpone(base, message_key, now + tonumber(ARGV[7]))
 else
   requeue(base, message_key)
