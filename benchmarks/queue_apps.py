@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from celery import Celery
 
 import celery_leases
+
+if TYPE_CHECKING:
+    from offload_core.blobs import BlobStore
 
 KIND = os.environ.get("BENCH_KIND", "")
 URL = os.environ.get("BENCH_REDIS", "")
@@ -42,16 +46,23 @@ def leases() -> Celery:
     return app
 
 
+def _no_blobs() -> BlobStore:
+    raise AssertionError("a no-op needs no blob store")
+
+
 def offload() -> Celery:
     """Our broker, with the gate and the record of each task."""
     from offload_contracts.images import Outputs
     from offload_contracts.reports import RENDER_REPORT
     from offload_core.settings import Settings
     from offload_worker.celery_app import create_app
-    from offload_worker.steps import Policy, register
+    from offload_worker.lifespan import Lifespan
+    from offload_worker.policy import Policy
+    from offload_worker.steps import register
 
     app = create_app("bench", Settings(redis_url=URL))
-    register(app, RENDER_REPORT, lambda _message, _run: Outputs(), Policy(()), None)
+    nothing: Lifespan[None] = Lifespan(None)
+    register(app, RENDER_REPORT, lambda _message, _run: Outputs(), Policy(()), nothing, _no_blobs)
     return app
 
 

@@ -13,7 +13,7 @@ from devstack.servers import RedisServer
 from devstack.waiting import until
 from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import messages, records
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def _rate(server: RedisServer, folder: Path, kind: str, pool: str) -> float:
 def _fill(client: redis.Redis, url: str, kind: str) -> Callable[[], int]:
     """Publish all tasks; returns what tells how many are left, those that run included."""
     if kind == "offload":
-        step = ChainStep.of(RENDER_REPORT, RenderReport(rows=1))
+        step = NewStep.of(RENDER_REPORT, RenderReport(rows=1))
         for number in range(TASKS):
-            envelope = messages.envelope(f"t{number}", [step], {}, origin="bench")
-            task = records.NewTask(f"t{number}", "report", "bench", (step,), envelope)
+            made = messages.envelopes(f"t{number}", [(step,)], {}, origin="bench")
+            task = records.NewTask(f"t{number}", "report", "bench", ((step,),), made)
             TaskStore("offload:", "offload:queue:").accept(task).run(client)
         return lambda: int(client.hlen("offload:queue:reports:live"))
     os.environ |= {"BENCH_KIND": kind, "BENCH_REDIS": url}

@@ -13,7 +13,7 @@ from celery_leases.publish import message_key
 from offload_contracts.images import RESIZE_IMAGE, THUMBNAIL_IMAGE, ResizeImage, ThumbnailImage
 from offload_contracts.mails import NOTIFY, SEND_MAIL, Notify, SendMail
 from offload_core import keys
-from offload_core.messages import ChainStep, envelope
+from offload_core.messages import NewStep, envelopes
 from offload_core.settings import Settings
 from offload_worker.celery_app import create_app
 
@@ -21,15 +21,15 @@ TASK = "9d0a6a5e-3f0b-4a0e-8a55-1c1f0b9d7a11"
 DUE = datetime(2026, 11, 25, 8, 0, 0, 123456, tzinfo=UTC)
 CHAINS = {
     "photo": [
-        ChainStep.of(RESIZE_IMAGE, ResizeImage(source="uploads/x/original", width=800)),
-        ChainStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=200)),
-        ChainStep.of(NOTIFY, Notify(to="ann@example.com", user_id="Ünal")),
+        NewStep.of(RESIZE_IMAGE, ResizeImage(source="uploads/x/original", width=800)),
+        NewStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=200)),
+        NewStep.of(NOTIFY, Notify(to="ann@example.com", user_id="Ünal")),
     ],
     "two steps": [
-        ChainStep.of(RESIZE_IMAGE, ResizeImage(source="uploads/x/original")),
-        ChainStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=200)),
+        NewStep.of(RESIZE_IMAGE, ResizeImage(source="uploads/x/original")),
+        NewStep.of(THUMBNAIL_IMAGE, ThumbnailImage(longest_side=200)),
     ],
-    "mail": [ChainStep.of(SEND_MAIL, SendMail(to=("bob@example.com",), subject="Größe", text="x" * 3000))],
+    "mail": [NewStep.of(SEND_MAIL, SendMail(to=("bob@example.com",), subject="Größe", text="x" * 3000))],
 }
 # Another at each publishing, or the trace's.
 DIFFERENT = {"origin", "reply_to", "delivery_tag"}
@@ -95,7 +95,7 @@ def decoded(message: dict) -> dict:
 def test_each_field_is_the_one_that_celery_publishes(published, name, due):
     steps = CHAINS[name]
     queue, theirs = published(steps, **({"eta": due} if due else {}))
-    ours = envelope(TASK, steps, {}, origin="test", due=due)
+    (ours,) = envelopes(TASK, [(step,) for step in steps], {}, origin="test", due=due)
     assert ours.queue == queue
     assert ours.message_key == message_key(TASK)
     assert decoded(json.loads(ours.text)) == decoded(json.loads(json.dumps(theirs)))
@@ -104,7 +104,7 @@ def test_each_field_is_the_one_that_celery_publishes(published, name, due):
 
 
 def test_no_argument_stands_outside_of_the_body():
-    text = envelope(TASK, CHAINS["photo"], {}, origin="test").text
-    outside = {name: value for name, value in json.loads(text).items() if name != "body"}
+    (made,) = envelopes(TASK, [(step,) for step in CHAINS["photo"]], {}, origin="test")
+    outside = {name: value for name, value in json.loads(made.text).items() if name != "body"}
     assert "ann" not in json.dumps(outside)
     assert "uploads" not in json.dumps(outside)

@@ -14,7 +14,7 @@ from integration.conftest import PREFIX
 from devstack.waiting import until
 from offload_contracts.mails import SEND_MAIL, SendMail
 from offload_core import messages, records
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 from offload_core.task_store import TaskStore
 
 from .ledgers import SMALL_PHOTO, Client, Post, judge, mail
@@ -75,9 +75,9 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
         # The soon ones from 60 s on, evenly over 60 s; the others in a day.
         due_ms = now_ms + (60_000 + number * 30 if number < soon else 86_400_000 + number)
         to = f"t{number}@example.com"
-        step = ChainStep.of(SEND_MAIL, SendMail(to=(to,), subject="Hello", text="Hello."))
-        made = messages.envelope(
-            f"d{number}", [step], {}, origin="test", due=datetime.fromtimestamp(due_ms / 1000, UTC)
+        step = NewStep.of(SEND_MAIL, SendMail(to=(to,), subject="Hello", text="Hello."))
+        made = messages.envelopes(
+            f"d{number}", [(step,)], {}, origin="test", due=datetime.fromtimestamp(due_ms / 1000, UTC)
         )
         task = records.NewTask(f"d{number}", "email", "development", (step,), made)
         call = TaskStore(PREFIX, BROKER).accept(task)

@@ -20,7 +20,7 @@ from devstack.waiting import until
 from offload_contracts.images import RESIZE_IMAGE, ResizeImage
 from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import messages, records
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 from offload_core.task_store import TaskStore
 
 from .ledgers import Client, Post, image, judge, mail, noisy_photo
@@ -259,9 +259,9 @@ def test_two_versions_at_once(stack, scale):
             for contract, arguments in ((RESIZE_IMAGE, resize), (RENDER_REPORT, report)):
                 task_id = f"v{count}"
                 count += 1
-                step = ChainStep(contract.name, contract.queue, arguments)
-                made = messages.envelope(task_id, [step], {}, origin="test")
-                task = records.NewTask(task_id, "image", "development", (step,), made)
+                step = NewStep(contract.name, contract.queue, arguments)
+                made = messages.envelopes(task_id, [(step,)], {}, origin="test")
+                task = records.NewTask(task_id, "image", "development", ((step,),), made)
                 TaskStore(PREFIX, f"{PREFIX}queue:").accept(task).run(redis)
     tasks = [stack.wait(api, f"v{number}", seconds=120) for number in range(count)]
     states = Counter(task["state"] for task in tasks)

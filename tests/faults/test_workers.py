@@ -225,7 +225,7 @@ class Supervisor:
 
 @pytest.mark.full
 def test_a_worker_that_sleeps_for_three_leases(stack, scale):
-    """Stopped in a step, before its next one is published, before its result is stored; another does the work.
+    """Stopped in a step, and before its result is stored and the next step published; another does the work.
 
     Then it goes on, and changes nothing.
     """
@@ -234,7 +234,7 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
     api = stack.client()
     recovery, clients = [], []
     nap = 3 * float(stack.environment["OFFLOAD_LEASE_SECONDS"])
-    for number, point in enumerate(("in the step", "before publish", "before storing")):
+    for number, point in enumerate(("in the step", "before storing")):
         pause = stack.paused("image_worker", point, ONE)
         client = Client(stack.url, stack.folder / "client.jsonl", name=f"c{number}")
         client.post([image(number, SMALL_PHOTO, chain=True)])
@@ -271,8 +271,8 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
 
 @pytest.mark.full
 def test_killed_at_every_point_of_a_step(stack, scale):
-    """Between resize and thumbnail, between result and publish, between publish and acknowledgement."""
-    points = ("before STARTED", "in the step", "before publish", "after publish", "before storing", "after storing")
+    """Before and after the gate, and before and after the script that stores the result and publishes the next step."""
+    points = ("before STARTED", "in the step", "before storing", "after storing")
     stack.environment["OTEL_TRACES_SAMPLER_ARG"] = "1"
     stack.gateway()
     stack.worker("mail_worker")
@@ -295,7 +295,7 @@ def test_killed_at_every_point_of_a_step(stack, scale):
     Row.of(
         verdict,
         order=9,
-        fault="`kill -9` at six points of a step: around the gate, the next step's publish, the result",
+        fault="`kill -9` at four points of a step: around the gate, and around storing its result with the next step",
         load=f"{len(clients)} chains of three",
         injected=len(clients),
         seen=f"{verdict.again} steps run again; {verdict.traces} traces, one trace id each",

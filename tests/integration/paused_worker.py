@@ -3,8 +3,8 @@
 ``python paused_worker.py image_worker POINT FOLDER``: at POINT the process writes ``FOLDER/reached`` and waits for
 ``FOLDER/go``. Nothing else about the worker differs.
 
-The points: *before STARTED*, *in the step*, *before publish* and *after publish* (of the next step, or of a retry),
-*before storing* and *after storing* (a result), *before FAILURE*, *after FAILURE*.
+The points: *before STARTED*, *in the step*, *before publish* and *after publish* (of a retry), *before storing* and
+*after storing* (a result, and with it the next stage), *before FAILURE*, *after FAILURE*.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _put = LeaseChannel._put
 
 
 def put(self, queue, message, **options):
-    # Only what a task publishes: the next step, or a retry.
+    # Only what a task publishes: a retry.
     is_task = bool(message.get("headers", {}).get("task"))
     pause_at("before publish" if is_task else "")
     _put(self, queue, message, **options)

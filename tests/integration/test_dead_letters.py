@@ -94,7 +94,7 @@ def test_a_later_step_is_redriven_with_what_the_steps_before_have_made(offload, 
     offload.worker("mail_worker")
     client = offload.client()
     task_id = offload.post_photo(client)
-    pause = offload.paused("image_worker", "after publish", ONE)
+    pause = offload.paused("image_worker", "after storing", ONE)
     pause.reached()
     redis = offload.redis.client()
     # The thumbnail's message dies at once; the resize that published it is still at work.

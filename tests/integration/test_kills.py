@@ -39,7 +39,7 @@ def test_kill_9_in_the_middle_of_a_resize_at_the_real_lease(offload):
     check_done_once(offload, client, task_id)
 
 
-POINTS = ("before STARTED", "in the step", "before publish", "after publish", "before storing", "after storing")
+POINTS = ("before STARTED", "in the step", "before storing", "after storing")
 
 
 def test_kill_9_at_every_point_of_a_step(offload):

@@ -12,7 +12,7 @@ from devstack.waiting import until
 
 from .conftest import JPEG, photo
 
-POINTS = ("before STARTED", "in the step", "before publish", "before storing")
+POINTS = ("before STARTED", "in the step", "before storing")
 
 
 @pytest.mark.parametrize("seconds", [1, 15])

@@ -10,7 +10,7 @@ import pytest
 from offload_contracts.mails import NOTIFY_FAILURE, SEND_MAIL, NotifyFailure, SendMail
 from offload_contracts.reports import RENDER_REPORT, RenderReport
 from offload_core import keys, messages, records
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
 from offload_core.task_store import TaskStore
 
@@ -18,8 +18,8 @@ from .conftest import PREFIX
 
 BROKER = f"{PREFIX}queue:"
 STORE = TaskStore(PREFIX, BROKER, keep_ms=60_000)
-REPORT = ChainStep.of(RENDER_REPORT, RenderReport(rows=1))
-MAIL = ChainStep.of(SEND_MAIL, SendMail(to=("ann@example.com",), subject="a", text="b"))
+REPORT = NewStep.of(RENDER_REPORT, RenderReport(rows=1))
+MAIL = NewStep.of(SEND_MAIL, SendMail(to=("ann@example.com",), subject="a", text="b"))
 ERROR = {"code": "a.code", "message": 'a "text" with ünicode\n'}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -29,7 +29,7 @@ def redis(offload):
     return offload.redis.client()
 
 
-def accept(redis, task_id: str, step: ChainStep = REPORT, **fields) -> None:
+def accept(redis, task_id: str, step: NewStep = REPORT, **fields) -> None:
     task = Publisher("test").task(task_id, "report", "shop", [step], **fields)
     assert STORE.accept(task).run(redis)[0] == b"accepted"
 
@@ -58,8 +58,8 @@ def test_what_the_script_publishes_is_what_our_envelope_is(redis):
         user_id="7",
     )
     headers = {"traceparent": TRACE, messages.PUBLISHED_AT: found["headers"][messages.PUBLISHED_AT]}
-    step = ChainStep.of(NOTIFY_FAILURE, notification)
-    expected = json.loads(messages.envelope("t-failure", [step], headers, origin="outbox").text)
+    step = NewStep.of(NOTIFY_FAILURE, notification)
+    expected = json.loads(messages.envelopes("t-failure", [(step,)], headers, origin="outbox")[0].text)
     bodies = [json.loads(base64.b64decode(message.pop("body"), validate=True)) for message in (found, expected)]
     assert bodies[0] == bodies[1]
     assert found == expected

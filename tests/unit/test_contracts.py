@@ -29,7 +29,7 @@ def test_a_newer_versions_fields_are_ignored():
     assert RESIZE_IMAGE.decode({"source": "a", "sharpen": True}) == ResizeImage(source="a")
 
 
-@pytest.mark.parametrize("data", [{}, {"source": "a", "width": 0}, {"source": 1}, [], None, "x"])
+@pytest.mark.parametrize("data", [{"width": "8px"}, {"source": "a", "width": 0}, {"source": 1}, [], None, "x"])
 def test_a_message_that_lacks_something_cannot_be_decoded(data):
     with pytest.raises(ContractError, match=r"image\.resize\.v1 cannot be decoded"):
         RESIZE_IMAGE.decode(data)

@@ -10,10 +10,10 @@ import pytest
 
 from beat.schedules import Cron, Every, Schedule, ScheduleError
 from offload_contracts.maintenance import CHECK_HEALTH, HealthCheck
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 
 BERLIN = ZoneInfo("Europe/Berlin")
-STEP = ChainStep.of(CHECK_HEALTH, HealthCheck())
+STEP = NewStep.of(CHECK_HEALTH, HealthCheck())
 HOUR = timedelta(hours=1)
 
 

@@ -18,7 +18,7 @@ from offload_core import keys, logs
 from offload_core.errors import PermanentError, TemporaryError
 from offload_core.settings import WorkerSettings
 from offload_worker.backend import describe
-from offload_worker.steps import Policy, with_jitter
+from offload_worker.policy import Policy, with_jitter
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class ImageFormat(StrEnum):
 
 
 class Output(Result):
-    """One file that a task has made."""
+    """One file that a task has made. `step` is its label: what the step that made it calls it."""
 
     name: str
     step: str
@@ -63,9 +63,12 @@ class Outputs(Result):
 
 
 class ResizeImage(Message):
-    """Make one image of another: turned upright, in sRGB, without metadata, within a box."""
+    """Make one image of another: turned upright, in sRGB, without metadata, within a box.
 
-    source: str
+    Without a source, of the newest image that the steps before have made.
+    """
+
+    source: str | None = None
     width: Side | None = None
     height: Side | None = None
     fit: Fit = Fit.CONTAIN
@@ -74,9 +77,9 @@ class ResizeImage(Message):
 
 
 class ThumbnailImage(Message):
-    """Make a small image of the source itself: the whole of it, in proportion, never enlarged.
+    """Make a small image of the source: the whole of it, in proportion, never enlarged.
 
-    A message without a source comes from a release before 0.1.1: then the output of the step before is the source.
+    Without a source, of the newest image that the steps before have made.
     """
 
     longest_side: Side

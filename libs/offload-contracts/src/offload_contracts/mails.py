@@ -102,4 +102,4 @@ class MailSent(Result):
 
 SEND_MAIL = TaskContract("mail.send.v1", Queue.MAIL, SendMail, MailSent)
 NOTIFY = TaskContract("mail.notify.v1", Queue.MAIL, Notify, Outputs)
-NOTIFY_FAILURE = TaskContract("mail.notify_failure.v1", Queue.MAIL, NotifyFailure, MailSent)
+NOTIFY_FAILURE = TaskContract("mail.notify_failure.v1", Queue.MAIL, NotifyFailure, MailSent, is_internal=True)

@@ -31,6 +31,6 @@ class Swept(Result):
     figures: dict[str, float | str] = Field(default={})
 
 
-CHECK_HEALTH = TaskContract("maintenance.health.v1", Queue.MAINTENANCE, HealthCheck, Swept)
-REPORT_DAILY = TaskContract("maintenance.report.v1", Queue.MAINTENANCE, Report, Swept)
-CLEAN_UP = TaskContract("maintenance.clean_up.v1", Queue.MAINTENANCE, CleanUp, Swept)
+CHECK_HEALTH = TaskContract("maintenance.health.v1", Queue.MAINTENANCE, HealthCheck, Swept, is_internal=True)
+REPORT_DAILY = TaskContract("maintenance.report.v1", Queue.MAINTENANCE, Report, Swept, is_internal=True)
+CLEAN_UP = TaskContract("maintenance.clean_up.v1", Queue.MAINTENANCE, CleanUp, Swept, is_internal=True)

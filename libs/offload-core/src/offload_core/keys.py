@@ -47,6 +47,16 @@ def idempotency(prefix: str, owner: str, idempotency_key: str) -> str:
     return f"{prefix}idempotency:{owner}:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
 
 
+def expiring(prefix: str) -> str:
+    """Return the key of the tasks that must be started by a time: a sorted set, by milliseconds."""
+    return f"{prefix}expiring"
+
+
+def catalogue(prefix: str, fleet: str = "") -> str:
+    """Return the key of a fleet's part of the catalogue; without a fleet, that of the names of all fleets."""
+    return f"{prefix}catalogue:{fleet}" if fleet else f"{prefix}catalogue"
+
+
 def rate(prefix: str, owner: str) -> str:
     """Return the key of how fast an owner has posted."""
     return f"{prefix}rate:{owner}"

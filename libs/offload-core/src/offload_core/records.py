@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from offload_core import keys
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_leases.scripts import Argument
-    from offload_core.messages import ChainStep, Envelope
+    from offload_core.messages import Envelope, NewStep, Stage
 
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
@@ -50,8 +50,11 @@ class NewTask:
     task_id: str
     kind: str
     owner: str
-    steps: tuple[ChainStep, ...]
-    envelope: Envelope
+    stages: tuple[Stage, ...]
+    # The messages of the first stage.
+    envelopes: tuple[Envelope, ...]
+    # Of the messages of every stage, beside those that say which one it is.
+    headers: Mapping[str, Any] = field(default_factory=dict)
     trace_id: str = ""
     user_id: str | None = None
     notify: str | None = None
@@ -61,20 +64,39 @@ class NewTask:
     upload_sha256: str | None = None
     # How long its outputs are kept: as long something of the task is left that says whose they are.
     retain_ms: int | None = None
+    # By when (ms since the epoch) it must be started.
+    expires_at: int | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def steps(self) -> tuple[NewStep, ...]:
+        """The steps of all stages, as they are numbered."""
+        return tuple(step for stage in self.stages for step in stage)
 
     def fields(self) -> list[Argument]:
         """Return the record's fields as Redis takes them: name, value, name, value."""
-        steps = [
-            {"name": step.name, "queue": step.queue, "id": keys.step_id(self.task_id, number)}
-            for number, step in enumerate(self.steps, 1)
-        ]
-        fields: dict[str, str] = {"kind": self.kind, "owner": self.owner, "steps": json.dumps(steps)}
-        optional = ("trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms")
+        steps: list[dict[str, Any]] = []
+        fields: dict[str, str] = {"kind": self.kind, "owner": self.owner}
+        for number, stage in enumerate(self.stages, 1):
+            for step in stage:
+                steps.append({"name": step.name, "queue": step.queue, "id": keys.step_id(self.task_id, len(steps) + 1)})
+                steps[-1] |= {"stage": number} | ({"version": step.version} if step.version else {})
+                # What a later stage is published with; and what a branch is, when another one is redriven.
+                if number > 1 or len(stage) > 1:
+                    fields[f"{len(steps)}:message"] = json.dumps(step.arguments)
+        fields["steps"] = json.dumps(steps)
+        optional = (
+            "trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms", "expires_at",
+        )  # fmt: skip
         fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
+        for name in ("headers", "tags", "metadata"):
+            if value := getattr(self, name):
+                fields[name] = json.dumps(value)
         if self.subscriptions:
             fields["subscriptions"] = json.dumps([one.as_field() for one in self.subscriptions])
-        if self.envelope.due_ms:
-            fields["due_at"] = str(self.envelope.due_ms)
+        if self.envelopes[0].due_ms:
+            fields["due_at"] = str(self.envelopes[0].due_ms)
         return [part for pair in fields.items() for part in pair]
 
 
@@ -95,6 +117,8 @@ class StepRecord:
     result: dict[str, Any] | None
     error: dict[str, Any] | None
     progress: dict[str, int] | None
+    # Steps of one stage are branches, which run at once.
+    stage: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +141,23 @@ class Record:
     steps: tuple[StepRecord, ...]
     # Each time it came back from the dead letters: at, step, reason, deliveries, worker, died_at.
     redrives: tuple[dict[str, Any], ...] = ()
+    expires_at: int | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def last_stage(self) -> tuple[StepRecord, ...]:
+        """The step that ends the task, or its branches."""
+        return tuple(step for step in self.steps if step.stage == self.steps[-1].stage)
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
-        """All files made so far: those of the last step that has a result."""
-        for step in reversed(self.steps):
-            if step.result and "outputs" in step.result:
-                outputs: list[dict[str, Any]] = step.result["outputs"]
-                return outputs
-        return []
+        """All files made so far: each step's result has its own and those of the stages before."""
+        found: dict[str, dict[str, Any]] = {}
+        for step in self.steps:
+            for output in (step.result or {}).get("outputs", ()):
+                found[output["name"]] = output
+        return list(found.values())
 
 
 def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
@@ -133,7 +165,7 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
     fields = {name.decode(): value.decode() for name, value in raw.items()}
     if "state" not in fields:
         return None
-    steps: Sequence[dict[str, str]] = json.loads(fields["steps"])
+    steps: Sequence[dict[str, Any]] = json.loads(fields["steps"])
     return Record(
         task_id=task_id,
         kind=fields["kind"],
@@ -150,6 +182,9 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         upload=fields.get("upload"),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),
         redrives=tuple(json.loads(fields.get("redrives", "[]"))),
+        expires_at=_integer(fields.get("expires_at")),
+        tags=tuple(json.loads(fields.get("tags", "[]"))),
+        metadata=_json(fields.get("metadata")),
     )
 
 
@@ -182,7 +217,7 @@ def decode_ended(task_id: str, raw: Mapping[Any, Any]) -> Ended | None:
     )
 
 
-def _step(number: int, step: Mapping[str, str], fields: Mapping[str, str]) -> StepRecord:
+def _step(number: int, step: Mapping[str, Any], fields: Mapping[str, str]) -> StepRecord:
     def own(name: str) -> str | None:
         return fields.get(f"{number}:{name}")
 
@@ -200,6 +235,7 @@ def _step(number: int, step: Mapping[str, str], fields: Mapping[str, str]) -> St
         result=_json(own("result")),
         error=_json(own("error")),
         progress=_json(own("progress")),
+        stage=step.get("stage", number),
     )
 
 

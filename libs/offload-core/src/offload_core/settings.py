@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from offload_contracts.contract import Queue
+from offload_contracts.contract import QUEUE_NAME
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -216,7 +216,12 @@ class FleetSettings(Settings, WorkerSettings):
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
-    queues: Annotated[tuple[Queue, ...], NoDecode] = Field(
+    fleet: str = Field(
+        default="",
+        pattern="^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        description="Name of this fleet in the catalogue of task types. Empty: the service's name.",
+    )
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="The queues of this fleet, separated by spaces or commas. Empty: all that the service can serve.",
     )
@@ -231,3 +236,10 @@ class FleetSettings(Settings, WorkerSettings):
     @classmethod
     def _split_queues(cls, value: object) -> object:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("queues")
+    @classmethod
+    def _names_of_queues(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [queue for queue in queues if not QUEUE_NAME.fullmatch(queue)]:
+            raise ValueError(f"{', '.join(wrong)} cannot be the name of a queue")
+        return queues

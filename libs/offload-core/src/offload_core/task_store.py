@@ -70,6 +70,7 @@ _FINISH = TaskScript("offload_core/lua/finish.lua")
 _RETRY = TaskScript("offload_core/lua/retry.lua")
 _PROGRESS = TaskScript("offload_core/lua/progress.lua")
 _CANCEL = TaskScript("offload_core/lua/cancel.lua")
+_EXPIRE = TaskScript("offload_core/lua/expire.lua")
 _REDRIVE = TaskScript("offload_core/lua/redrive.lua")
 _DISCARD = TaskScript("offload_core/lua/discard.lua")
 
@@ -115,7 +116,7 @@ class TaskStore:
         The `idempotency_key` is the owner's own. A `waiting_limit` of 0 is none. Neither the limit nor
         `is_nearly_full` nor the `rate` refuses what was accepted before.
         """
-        message = task.envelope
+        message, *further = task.envelopes
         return _ACCEPT(
             self.prefix, self.broker_prefix, task.task_id,
             message.queue, message.message_key, message.text, message.due_ms,
@@ -123,13 +124,16 @@ class TaskStore:
             waiting_limit, int(is_nearly_full),
             keys.rate(self.prefix, task.owner) if rate else "",
             1000 / rate.per_second if rate else 0, rate.burst if rate else 0,
-            len(task.steps), *task.fields(),
+            len(task.steps), task.expires_at or 0,
+            len(further), *(part for one in further for part in (one.queue, one.message_key, one.text)),
+            *task.fields(),
         )  # fmt: skip
 
-    def start(self, step: Step, run: tuple[int, int], worker: str, carried: object) -> Call:
+    def start(self, step: Step, run: tuple[int, int], worker: str, carried: object, *, traceparent: str = "") -> Call:
         """Ask whether a run of a step may begin. `carried` is the result of the step before."""
         return _START(
-            self.prefix, self.broker_prefix, step.task_id, step.number, *run, worker, json.dumps(carried), self.keep_ms
+            self.prefix, self.broker_prefix, step.task_id, step.number, *run, worker, json.dumps(carried), self.keep_ms,
+            traceparent,
         )  # fmt: skip
 
     def finish(
@@ -144,7 +148,8 @@ class TaskStore:
     ) -> Call:
         """Store how a step ended, with its result or its error.
 
-        When it ends its task, what the task's subscriptions ask for is published with it, within this trace.
+        When it ends its stage the next one is published with it, and when it ends its task what the task's
+        subscriptions ask for: both within this trace.
         """
         return _FINISH(
             self.prefix, self.broker_prefix, step.task_id, step.number, *run,
@@ -171,6 +176,10 @@ class TaskStore:
     def cancel(self, task_id: str) -> Call:
         """Cancel a task: at once where it waits, else with the step that runs."""
         return _CANCEL.of(prefix=self.prefix, broker_prefix=self.broker_prefix, task_id=task_id, keep_ms=self.keep_ms)
+
+    def expire(self, limit: int = 100) -> Call:
+        """End tasks that were not started in time, as many at most."""
+        return _EXPIRE.of(prefix=self.prefix, broker_prefix=self.broker_prefix, keep_ms=self.keep_ms, limit=limit)
 
     def redrive(self, queue: str, message_key: str) -> Call:
         """Bring a dead letter back, with its task."""

@@ -1,1 +1,28 @@
-"""What runs tasks: the Celery application, its result backend, and all that a step needs."""
+"""Offload's SDK: your own task types, on a worker of your own."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offload_core.errors import PermanentError, TemporaryError
+    from offload_worker.run import Run
+    from offload_worker.worker import Worker
+
+__all__ = ["PermanentError", "Run", "TemporaryError", "Worker"]
+
+_MODULES = {
+    "PermanentError": "offload_core.errors",
+    "TemporaryError": "offload_core.errors",
+    "Run": "offload_worker.run",
+    "Worker": "offload_worker.worker",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- what is asked for
+    """Import what is asked for: beat uses parts of this package, and needs no worker."""
+    if name not in _MODULES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(_MODULES[name]), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.backends.base import BaseBackend
 from celery.exceptions import Reject
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from celery_leases import worker
 from offload_contracts.contract import ContractError
@@ -23,6 +26,8 @@ from offload_worker.fence import Fence
 from offload_worker.outages import wait_for_redis
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     import redis
 
     from offload_core.settings import Settings
@@ -79,9 +84,12 @@ class RecordBackend(BaseBackend):
         store_result: bool = True,  # noqa: FBT001, FBT002, ARG002 -- Celery's signature
         state: str = "SUCCESS",
     ) -> None:
-        """Store what a step gave; the task is done with its last one."""
-        call = self.store.finish(keys.step_of(task_id), Fence.of(request), state, result)
-        self.run(call, f"store {state} of {task_id}")
+        """Store what a step gave; the same script publishes the next stage, and the task is done with its last one."""
+        with publishing(getattr(request, "following", [])):
+            call = self.store.finish(
+                keys.step_of(task_id), Fence.of(request), state, result, traceparent=telemetry.traceparent()
+            )
+            self.run(call, f"store {state} of {task_id}")
 
     def mark_as_failure(
         self,
@@ -149,6 +157,22 @@ class RecordBackend(BaseBackend):
         """Return a task's record, or None. Waits for Redis."""
         key = keys.record(self.settings.key_prefix, task_id)
         return wait_for_redis(lambda: records.decode(task_id, self.client.hgetall(key)), f"read {task_id}")
+
+
+@contextlib.contextmanager
+def publishing(steps: Sequence[Mapping[str, str]]) -> Iterator[None]:
+    """Put what is published inside into a producer's span of its first step; nothing where there is no step."""
+    if not steps:
+        yield
+        return
+    first = steps[0]
+    attributes: dict[str, Any] = dict(telemetry.publish_attributes(first["name"], first["queue"], first["id"]))
+    if len(steps) > 1:
+        attributes["messaging.batch.message_count"] = len(steps)
+    with trace.get_tracer("offload").start_as_current_span(
+        f"apply_async/{first['name']}", kind=SpanKind.PRODUCER, attributes=attributes
+    ):
+        yield
 
 
 def describe(error: BaseException, traceback: object) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from offload_core.settings import SettingsError
 from offload_worker import dead_letters, liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from offload_core.settings import Settings, WorkerSettings
 
@@ -79,8 +79,15 @@ def create_app(
     settings: Settings,
     *,
     worker: WorkerSettings | None = None,
+    queues: Iterable[str] = (),
+    reads: Callable[[dict[str, Any]], bool] | None = None,
+    run_limits: Mapping[str, int] | None = None,
 ) -> OffloadApp:
-    """Return a service's application. It can publish to every queue; what it consumes, a `Worker` says."""
+    """Return a service's application.
+
+    It can publish to the queues of the built-in fleets and to `queues`; what it consumes, a `Worker` says. `reads` says
+    of a message whether this service can read it. `run_limits` are how many runs it has at once, by the task's name.
+    """
     trust.install(settings.ca_file)
     app = OffloadApp(service, amqp="offload_worker.celery_app:AMQP")
     app.settings = settings
@@ -91,6 +98,8 @@ def create_app(
         "dead_letter_retention_seconds": settings.dead_letter_retention_seconds,
         "on_dead_letter": partial(_dead_letter, app),
         "on_dead_letter_seconds": DEAD_LETTER_SECONDS,
+        "reads": reads,
+        "run_limit": dict(run_limits or {}).get,
         "socket_keepalive": True,
         "health_check_interval": 10,
     }
@@ -107,9 +116,9 @@ def create_app(
         result_backend="offload_worker.backend:RecordBackend",
         result_expires=settings.result_expires_seconds,
         task_create_missing_queues=False,
-        task_queues=[kombu.Queue(queue.value, routing_key=queue.value) for queue in Queue],
+        task_queues=[kombu.Queue(name, routing_key=name) for name in dict.fromkeys([*map(str, Queue), *queues])],
         task_default_queue=Queue.MAINTENANCE.value,
-        task_routes={contract.name: {"queue": contract.queue.value} for contract in ALL},
+        task_routes={contract.name: {"queue": str(contract.queue)} for contract in ALL},
         enable_utc=True,
         timezone="UTC",
         worker_hijack_root_logger=False,

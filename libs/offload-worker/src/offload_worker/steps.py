@@ -1,4 +1,4 @@
-"""How a contract becomes a Celery task: the gate before it, the pure function in it, the policy around it.
+"""How a task type becomes a Celery task: the gate before it, the function in it, the policy around it.
 
 A step's function takes the decoded message and a `Run`, and returns the contract's result. Everything else that every
 step needs is here, once: the gate, decoding, retries with a growing pause, a total deadline where the pool has no time
@@ -7,62 +7,34 @@ limits.
 
 from __future__ import annotations
 
-import random
+import inspect
+import json
 import time
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from offload_contracts.contract import Message, Result, TaskContract
-from offload_contracts.images import Outputs
-from offload_core import keys, logs
-from offload_core.errors import TemporaryError
-from offload_worker import time_limits
+from offload_core import keys, logs, telemetry
+from offload_worker import event_loop, time_limits
 from offload_worker.fence import Fence
+from offload_worker.run import Run, logger_of, outputs_of, with_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Celery
+    from pydantic import BaseModel
 
-    from offload_core.settings import WorkerSettings
+    from offload_contracts.contract import TaskContract
+    from offload_core.blobs import BlobStore
     from offload_worker.backend import RecordBackend
+    from offload_worker.lifespan import Lifespan
+    from offload_worker.policy import Policy
 
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What happens when a step fails, or does not end.
-
-    A `TemporaryError` is tried again after each of the `pauses_seconds`, with up to a tenth of jitter. One that is left
-    after the last of them goes to the dead letters, from where it can be redriven. Any other error is final.
-    `deadline_seconds` ends the whole worker, for pools without time limits.
-    """
-
-    pauses_seconds: tuple[float, ...]
-    deadline_seconds: float | None = None
-
-    @classmethod
-    def of(cls, settings: WorkerSettings, deadline_seconds: float | None = None) -> Policy:
-        """Return the policy of the settings: so many retries, each pause twice the one before."""
-        first = settings.retry_backoff_seconds
-        return cls(tuple(first * 2.0**number for number in range(settings.max_retries)), deadline_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Run[C]:
-    """One run of one step: which one it is, what the steps before have made, and how to tell of progress."""
-
-    # What the worker's functions work with.
-    resources: C
-    task_id: str
-    step: int
-    celery_id: str
-    attempt: int
-    delivery: int
-    outputs: Outputs
-    progress: Callable[[int, int], None]
+# Whose Celery chain publishes the next step, rather than the script that stores this one's result.
+CHAINED = "-"
 
 
 class GatedTask(Task):
@@ -77,55 +49,86 @@ class GatedTask(Task):
         logs.task_id.set(step.task_id)
         backend: RecordBackend = self.app.backend
         carried = args[0] if len(args) > 1 else {}
-        call = backend.store.start(step, Fence.of(self.request), self.request.hostname or "", carried)
+        call = backend.store.start(
+            step, Fence.of(self.request), self.request.hostname or "", carried, traceparent=telemetry.traceparent()
+        )
         answer = backend.run(call, f"begin {task_id}")
         if answer == "record.missing":
             raise Reject(answer, requeue=False)
-        begun, _, first_attempt = answer.partition(":")
+        begun, _, rest = answer.partition(":")
         if begun != "run":
             raise Ignore(answer)
+        first_attempt, _, following = rest.partition(":")
         self.request.first_attempt = int(first_attempt)
+        self.request.is_chained = following == CHAINED
+        # The steps that storing this one's result may publish.
+        self.request.following = json.loads(following) if following not in {"", CHAINED} else []
 
     def after_return(self, *_: object) -> None:
         """Forget whose step this was."""
         logs.task_id.set("")
 
 
-def register[M: Message, R: Result, C](
-    app: Celery, contract: TaskContract[M, R], function: Callable[[M, Run[C]], R], policy: Policy, resources: C
+def register[M: BaseModel, R: BaseModel](
+    app: Celery,
+    contract: TaskContract[M, R],
+    function: Callable[[M, Run[Any]], Any],
+    policy: Policy,
+    lifespan: Lifespan[Any],
+    blobs: Callable[[], BlobStore],
 ) -> Task:
-    """Make a contract's task of a function."""
+    """Make a contract's task of a function, or of a coroutine function."""
+    is_asynchronous = inspect.iscoroutinefunction(function)
 
     def run(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- Celery's bound task
+        request = task.request
         *carried, data = args
         message = contract.decode(data)
-        this = _run(task, resources, Outputs.model_validate(carried[0]) if carried else Outputs())
+        ours = policy.for_task(getattr(request, "retry", None))
+        this = _run(task, contract.name, carried[0] if carried else None, policy, blobs)
         try:
-            with time_limits.limit(policy.deadline_seconds, task.request.properties["delivery_tag"], contract.name):
-                result = function(message, this)
-        except TemporaryError as error:
+            this.resources = lifespan.resources()
+            with time_limits.limit(policy.deadline_seconds, request.properties["delivery_tag"], contract.name):
+                returned = function(message, this)
+                result = event_loop.run(returned) if is_asynchronous else returned
+        except Exception as error:
+            if not ours.may_heal(error):
+                raise
             # A redriven step has all its retries again.
-            retries = this.attempt - task.request.first_attempt
-            if retries >= len(policy.pauses_seconds):
+            pause = ours.pause_seconds(this.attempt - request.first_attempt)
+            if pause is None:
                 # Kept in the record first: the broker knows of a rejection no more than its code.
-                task.app.backend.mark_as_retry(task.request.id, error, request=task.request)
-                raise Reject(error.code, requeue=False) from error
-            pause = with_jitter(policy.pauses_seconds[retries])
-            task.request.retry_at_ms = round((time.time() + pause) * 1000)
+                task.app.backend.mark_as_retry(request.id, error, request=request)
+                raise Reject(getattr(error, "code", "task.failed"), requeue=False) from error
+            request.retry_at_ms = round((time.time() + pause) * 1000)
             raise task.retry(exc=error, countdown=pause) from error
-        return contract.encode_result(result)
+        if not request.is_chained:
+            request.chain = None
+        if result is None and not contract.result.model_fields:
+            result = contract.result()
+        return with_outputs(contract.encode_result(result), this.outputs)
 
     # Not shared: Celery would give it to every application of the process. How many retries there are, `run` decides.
-    task: Task = app.task(run, bind=True, name=contract.name, base=GatedTask, max_retries=None, shared=False)
+    task: Task = app.task(
+        run,
+        bind=True,
+        name=contract.name,
+        base=GatedTask,
+        max_retries=None,
+        shared=False,
+        soft_time_limit=policy.soft_time_limit_seconds,
+        time_limit=policy.hard_time_limit_seconds,
+    )
     return task
 
 
-def with_jitter(seconds: float) -> float:
-    """Return the pause, up to a tenth longer by chance: what failed together does not come back together."""
-    return seconds * random.uniform(1, 1.1)  # noqa: S311 -- jitter is no secret
-
-
-def _run[C](task: Any, resources: C, outputs: Outputs) -> Run[C]:  # noqa: ANN401 -- Celery's bound task
+def _run(
+    task: Any,  # noqa: ANN401 -- Celery's bound task
+    name: str,
+    previous: Any,  # noqa: ANN401 -- any JSON
+    policy: Policy,
+    blobs: Callable[[], BlobStore],
+) -> Run[Any]:
     request = task.request
     step = keys.step_of(request.id)
     backend: RecordBackend = task.app.backend
@@ -134,4 +137,18 @@ def _run[C](task: Any, resources: C, outputs: Outputs) -> Run[C]:  # noqa: ANN40
     def progress(done: int, total: int) -> None:
         backend.run(backend.store.progress(step, fence, done, total), f"progress of {request.id}")
 
-    return Run(resources, step.task_id, step.number, request.id, *fence, outputs, progress)
+    limit = policy.soft_time_limit_seconds or policy.deadline_seconds or task.app.conf.task_soft_time_limit
+    return Run(
+        resources=None,
+        task_id=step.task_id,
+        step=step.number,
+        celery_id=request.id,
+        attempt=fence.attempt,
+        delivery=fence.delivery,
+        previous=previous,
+        outputs=outputs_of(previous),
+        deadline=datetime.now(UTC) + timedelta(seconds=limit) if limit else None,
+        logger=logger_of(name, {"step": step.number}),
+        progress=progress,
+        _blobs=blobs,
+    )

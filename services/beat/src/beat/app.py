@@ -13,7 +13,7 @@ from beat.scheduler import OccurrenceScheduler
 from beat.schedules import Cron, Every, Schedule
 from offload_contracts.maintenance import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report
 from offload_core import logs
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 from offload_worker.celery_app import create_app
 
 if TYPE_CHECKING:
@@ -30,24 +30,24 @@ def schedules(settings: BeatSettings) -> tuple[Schedule, ...]:
     clean_up_grace = timedelta(seconds=settings.clean_up_grace_seconds)
     return (
         Schedule(
-            "health", Every(settings.health_interval_seconds), ChainStep.of(CHECK_HEALTH, HealthCheck()), timedelta()
+            "health", Every(settings.health_interval_seconds), NewStep.of(CHECK_HEALTH, HealthCheck()), timedelta()
         ),
         Schedule(
             "daily-report",
             Cron(settings.report_cron, zone),
-            ChainStep.of(REPORT_DAILY, report),
+            NewStep.of(REPORT_DAILY, report),
             timedelta(seconds=settings.report_grace_seconds),
         ),
         Schedule(
             "nightly-clean-up",
             Cron(settings.nightly_clean_up_cron, zone),
-            ChainStep.of(CLEAN_UP, CleanUp()),
+            NewStep.of(CLEAN_UP, CleanUp()),
             clean_up_grace,
         ),
         Schedule(
             "weekly-clean-up",
             Cron(settings.weekly_clean_up_cron, zone),
-            ChainStep.of(CLEAN_UP, CleanUp(thorough=True)),
+            NewStep.of(CLEAN_UP, CleanUp(thorough=True)),
             clean_up_grace,
         ),
     )

@@ -17,7 +17,7 @@ from celery_leases.sweep import Sweeper
 from offload_core import keys
 from offload_core.publisher import Publisher
 from offload_core.redis_client import cause, connect
-from offload_core.task_store import TaskScript
+from offload_core.task_store import TaskScript, TaskStore
 from offload_worker import liveness
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class OccurrenceScheduler(Scheduler):
         self._schedules = schedules
         self._client = connect(app.settings)
         self._publisher = Publisher(OWNER)
+        self._tasks = TaskStore.of(app.settings)
         options = Options.of(app.conf.broker_transport_options)
         self._sweeper, self._reporter = Sweeper(self._client, options), Reporter(lambda: self._client, options)
         # Occurrences that are known to be published: the script decides, this only spares it the question.
@@ -59,6 +60,7 @@ class OccurrenceScheduler(Scheduler):
             self._begin(now)
             for schedule in self._schedules:
                 self._publish_due(schedule, now)
+            self._tasks.expire().run(self._client)
             self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:
             if not self._is_unavailable:
@@ -113,7 +115,7 @@ class OccurrenceScheduler(Scheduler):
     def _publish(self, schedule: Schedule, occurrence: datetime) -> str:
         settings = self._settings
         with self._publisher.publishing(schedule.task_id(occurrence), "maintenance", OWNER, [schedule.step]) as task:
-            message = task.envelope
+            (message,) = task.envelopes
             call = _OCCURRENCE.of(
                 prefix=settings.key_prefix,
                 broker_prefix=settings.broker_prefix,

@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from offload_core.messages import ChainStep
+    from offload_core.messages import NewStep
 
 
 class ScheduleError(ValueError):
@@ -78,7 +78,7 @@ class Schedule:
 
     name: str
     when: Every | Cron
-    step: ChainStep
+    step: NewStep
     # Of the occurrences missed while beat was down only the newest is caught up, and only within this.
     grace: timedelta
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ from housekeeper.settings import HousekeeperSettings
 from offload_contracts.contract import Queue
 from offload_core.blobs import BlobStore
 from offload_core.redis_client import connect
+from offload_worker import Worker
 from offload_worker.health import HealthCheck
-from offload_worker.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
 
@@ -26,11 +29,12 @@ class Resources:
     health: HealthCheck
 
 
-def _open(settings: HousekeeperSettings) -> Resources:
+@contextlib.contextmanager
+def _lifespan(settings: HousekeeperSettings) -> Iterator[Resources]:
     client, store = connect(settings), BlobStore(settings)
     # In this order: what is slower comes last.
     health = HealthCheck(client, settings.key_prefix, {"redis": client.ping, "blob": lambda: store.exists("ping")})
-    return Resources(settings, client, store, health)
+    yield Resources(settings, client, store, health)
 
 
-worker = Worker("housekeeper", HousekeeperSettings, _open, queues=(Queue.MAINTENANCE,), pool="threads")
+worker = Worker("housekeeper", HousekeeperSettings, _lifespan, queues=(Queue.MAINTENANCE,), pool="threads")

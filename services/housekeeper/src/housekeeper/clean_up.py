@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import Admin
-from offload_contracts.contract import Queue
 from offload_core import blobs, keys
 from offload_core.records import TERMINAL
 
@@ -56,7 +55,8 @@ def _record_key(settings: HousekeeperSettings, blob_key: str) -> str:
 
 
 def _tasks_of_dead_letters(settings: HousekeeperSettings, client: redis.Redis) -> frozenset[str]:
-    message_keys = Admin(client, settings.broker_prefix).dead_message_keys(queue.value for queue in Queue)
+    admin = Admin(client, settings.broker_prefix)
+    message_keys = admin.dead_message_keys(admin.queues())
     return frozenset(keys.step_of(message_key.rsplit(":", 2)[0]).task_id for message_key in message_keys)
 
 

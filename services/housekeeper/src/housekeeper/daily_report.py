@@ -10,7 +10,7 @@ from celery_leases.admin import Admin
 from offload_contracts.contract import Queue
 from offload_contracts.mails import SEND_MAIL, SendMail, Template
 from offload_core import keys
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
 from offload_core.task_store import TaskStore
 from offload_worker.outages import wait_for_redis
@@ -33,7 +33,8 @@ def figures(settings: HousekeeperSettings, client: redis.Redis, now: datetime) -
     for field, count in stored.items():
         kind, _, state = field.decode().rpartition(":")
         counted[kind][state] = int(count)
-    depths = Admin(client, settings.broker_prefix).depths(queue.value for queue in Queue)
+    admin = Admin(client, settings.broker_prefix)
+    depths = admin.depths(dict.fromkeys([*map(str, Queue), *sorted(admin.queues())]))
     return {
         "day": day.isoformat(),
         "total": sum(sum(states.values()) for states in counted.values()),
@@ -59,7 +60,7 @@ def mail(
     context = wait_for_redis(lambda: figures(settings, client, now), "the daily report's figures")
     message = SendMail(to=tuple(recipients), template=Template.DAILY_REPORT, context=context)
     task_id = f"{report_id}-mail"
-    steps = [ChainStep.of(SEND_MAIL, message)]
+    steps = [NewStep.of(SEND_MAIL, message)]
     with Publisher(OWNER).publishing(task_id, "email", OWNER, steps, parent_task_id=report_id) as task:
         accept = TaskStore.of(settings).accept(task)
         wait_for_redis(lambda: accept.run(client), "the daily report's mail")

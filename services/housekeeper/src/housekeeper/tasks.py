@@ -11,12 +11,12 @@ from housekeeper.app import worker
 from offload_contracts.maintenance import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report, Swept
 from offload_core.blobs import BlobError
 from offload_core.errors import TemporaryError
-from offload_worker.steps import Policy
+from offload_worker.policy import Policy
 
 if TYPE_CHECKING:
     from housekeeper.app import Resources
     from housekeeper.settings import HousekeeperSettings
-    from offload_worker.steps import Run
+    from offload_worker import Run
 
 
 def _policy(settings: HousekeeperSettings) -> Policy:

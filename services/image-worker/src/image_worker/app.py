@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from celery import signals
+import contextlib
+from typing import TYPE_CHECKING
 
 from image_worker.sandbox import Sandbox
 from image_worker.settings import ImageWorkerSettings
 from offload_contracts.contract import Queue
-from offload_core.blobs import BlobStore
-from offload_worker.worker import Worker
+from offload_worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Where files are, and the process that images are worked on in."""
-
-    store: BlobStore
-    sandbox: Sandbox
-
-
-def _open(settings: ImageWorkerSettings) -> Resources:
+@contextlib.contextmanager
+def _lifespan(settings: ImageWorkerSettings) -> Iterator[Sandbox]:
     sandbox = Sandbox(settings)
-    signals.worker_process_init.connect(sandbox.start, weak=False)
-    signals.worker_process_shutdown.connect(sandbox.stop, weak=False)
-    return Resources(BlobStore(settings), sandbox)
+    sandbox.start()
+    try:
+        yield sandbox
+    finally:
+        sandbox.stop()
 
 
-worker = Worker(
-    "image-worker",
-    ImageWorkerSettings,
-    _open,
-    queues=(Queue.IMAGES, Queue.REPORTS),
-    pool="prefork",
-)
+worker = Worker("image-worker", ImageWorkerSettings, _lifespan, queues=(Queue.IMAGES, Queue.REPORTS), pool="prefork")

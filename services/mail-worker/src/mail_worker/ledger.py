@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import redis
 
     from offload_contracts.mails import MailPolicy
-    from offload_worker.steps import Run
+    from offload_worker import Run
 
 
 _OPEN, _CLAIM, _CLOSE = (Script(load(f"mail_worker/lua/{name}.lua")) for name in ("open", "claim", "close"))

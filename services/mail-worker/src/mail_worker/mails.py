@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import redis
 
     from mail_worker.settings import MailWorkerSettings
-    from offload_worker.steps import Run
+    from offload_worker import Run
 
 logger = logging.getLogger(__name__)
 

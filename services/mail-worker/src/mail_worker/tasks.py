@@ -8,7 +8,7 @@ from mail_worker import compose
 from mail_worker.app import worker
 from offload_contracts.mails import NOTIFY, NOTIFY_FAILURE, SEND_MAIL, MailSent, Notify, NotifyFailure, SendMail
 from offload_core import links
-from offload_worker.steps import Policy
+from offload_worker.policy import Policy
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mail_worker.app import Resources
     from mail_worker.settings import MailWorkerSettings
     from offload_contracts.images import Outputs
-    from offload_worker.steps import Run
+    from offload_worker import Run
 
 
 def _mail(settings: MailWorkerSettings) -> Policy:

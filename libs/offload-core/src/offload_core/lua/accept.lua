@@ -4,12 +4,13 @@
 -- Takes a task: idempotency key, record and first message, or nothing of it.
 -- ARGV: prefix, broker prefix, task id, queue, message key, message, due_ms, idempotency key or '', fingerprint, limit
 --       of waiting messages, or of delayed ones where due_ms is not 0 (0: none), 1 when Redis is nearly full, the
---       caller's rate key or '', ms between two tasks at its rate, how many may come at once, number of steps, then the
---       record's fields.
--- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait}. What
--- was accepted before is answered before any limit is looked at. Events: task PENDING.
+--       caller's rate key or '', ms between two tasks at its rate, how many may come at once, number of steps, the time
+--       (ms) until which it must be started or 0, number of further first messages, of each its queue, message key and
+--       message, then the record's fields.
+-- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait, and of
+-- 'full' the queue}. What was accepted before is answered before any limit is looked at. Events: task PENDING.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local idempotency_key, limit = ARGV[8], tonumber(ARGV[10])
+local idempotency_key, limit, expires_at, further = ARGV[8], tonumber(ARGV[10]), ARGV[16], tonumber(ARGV[17])
 
 if idempotency_key ~= '' then
   local known = redis.call('HMGET', idempotency_key, 'fingerprint', 'task_id')
@@ -31,9 +32,12 @@ if ARGV[11] == '1' then
 end
 if limit > 0 then
   -- What is delayed has a limit of its own: it does not stand in anybody's way.
-  local waiting = tonumber(ARGV[7]) > 0 and leases_delayed(broker, queue) or leases_waiting(broker, queue)
-  if waiting >= limit then
-    return {'full', waiting}
+  for i = 15, 15 + 3 * further, 3 do
+    local name = i == 15 and queue or ARGV[i]
+    local waiting = tonumber(ARGV[7]) > 0 and leases_delayed(broker, name) or leases_waiting(broker, name)
+    if waiting >= limit then
+      return {'full', waiting, name}
+    end
   end
 end
 -- The generic cell rate algorithm: one time for each caller, at which all that it has posted would be due at its rate.
@@ -47,7 +51,7 @@ if ARGV[12] ~= '' then
   redis.call('SET', ARGV[12], string.format('%.3f', due), 'PX', math.ceil(due - now))
 end
 local fields = {}
-for i = 16, #ARGV do
+for i = 18 + 3 * further, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
 create_record(prefix, task_id, fields, ARGV[15])
@@ -55,5 +59,11 @@ if idempotency_key ~= '' then
   redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
   redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)
 end
+if expires_at ~= '0' then
+  redis.call('ZADD', prefix .. 'expiring', expires_at, task_id)
+end
 leases_publish(broker, queue, ARGV[5], ARGV[6], ARGV[7], 0)
+for i = 18, 15 + 3 * further, 3 do
+  leases_publish(broker, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[7], 0)
+end
 return {'accepted', task_id}

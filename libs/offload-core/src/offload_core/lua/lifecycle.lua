@@ -15,16 +15,16 @@ local function leave_outcome(prefix, task_id, state, now, live_ms)
   redis.call('PEXPIRE', key, string.format('%.0f', live_ms))
 end
 
--- Ends a task: the only way to do so. The steps from n on never ran, for this reason; the one before ended it, with
--- this error (a table with `code` and `message`) if with any. What its subscriptions ask for is published. The record
+-- Ends a task with its step n: the only way to do so. What has not ended never will, for this reason; `error` (a table
+-- with `code` and `message`) is what ended it, if an error did. What its subscriptions ask for is published. The record
 -- and its events live for keep_ms from now on, the idempotency key a day at least, and what is left of the task as long
--- as its outputs and that key. Events: step REVOKED of those that never ran, the task's state, and task PENDING of what
--- is published.
+-- as its outputs and that key. Events: step REVOKED of those that have not ended, the task's state, and task PENDING of
+-- what is published.
 local function end_task(prefix, broker, task_id, n, count, state, reason, now, keep_ms, error, traceparent)
   local key = record_key(prefix, task_id)
-  for later = n, count do
-    if not TERMINAL[redis.call('HGET', key, later .. ':state')] then
-      end_step(prefix, task_id, later, 'REVOKED', now, later .. ':error', cjson.encode({code = reason}))
+  for other = 1, count do
+    if not TERMINAL[redis.call('HGET', key, other .. ':state')] then
+      end_step(prefix, task_id, other, 'REVOKED', now, other .. ':error', cjson.encode({code = reason}))
     end
   end
   redis.call('HSET', key, 'state', state, 'finished_at', now)
@@ -46,5 +46,5 @@ local function end_task(prefix, broker, task_id, n, count, state, reason, now, k
   if live_ms > tonumber(keep_ms) then
     leave_outcome(prefix, task_id, state, now, live_ms)
   end
-  publish_outbox(prefix, broker, task_id, state, n - 1, error or {code = reason, message = ''}, traceparent or '')
+  publish_outbox(prefix, broker, task_id, state, n, error or {code = reason, message = ''}, traceparent or '')
 end

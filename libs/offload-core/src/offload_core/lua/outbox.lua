@@ -1,46 +1,7 @@
 --- @include offload_core/lua/records.lua
 --- @include celery_leases/scripts/publish.lua
+--- @include offload_core/lua/envelope.lua
 -- The outbox: what a task's subscriptions ask for when it ends is published by the script that ends it.
-
-local ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
-
-local function base64(text)
-  local parts = {}
-  for i = 1, #text, 3 do
-    local a, b, c = text:byte(i, i + 2)
-    local bits = a * 65536 + (b or 0) * 256 + (c or 0)
-    local digits = {}
-    for d = 4, 1, -1 do
-      local position = bits % 64 + 1
-      digits[d], bits = ALPHABET:sub(position, position), math.floor(bits / 64)
-    end
-    parts[#parts + 1] = digits[1] .. digits[2] .. (b and digits[3] or '=') .. (c and digits[4] or '=')
-  end
-  return table.concat(parts)
-end
-
--- The message of a task of one step, as `offload_core.messages.envelope` writes it; a test holds them together.
--- `arguments` is the step's message as JSON: cjson cannot tell an empty list from an empty object.
-local function envelope(task_id, name, queue, arguments, traceparent)
-  local none = cjson.null
-  local body = '[[' .. arguments .. '], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
-  return cjson.encode({
-    body = base64(body),
-    ['content-encoding'] = 'utf-8',
-    ['content-type'] = 'application/json',
-    headers = {
-      lang = 'py', task = name, id = task_id, shadow = none, eta = none, expires = none, group = none,
-      group_index = none, retries = 0, timelimit = {none, none}, root_id = task_id, parent_id = none,
-      argsrepr = '(hidden)', kwargsrepr = '(hidden)', origin = 'outbox', ignore_result = none,
-      replaced_task_nesting = 0, stamped_headers = none, stamps = {}, published_at = now_ms() / 1000,
-      traceparent = traceparent ~= '' and traceparent or nil,
-    },
-    properties = {
-      correlation_id = task_id, reply_to = '', delivery_mode = 2, priority = 0, body_encoding = 'base64',
-      delivery_info = {exchange = '', routing_key = queue}, delivery_tag = task_id,
-    },
-  })
-end
 
 -- What a record asks to be done when its task ends. Each subscription has: `states`, of the task; `unless_queue`, of
 -- the step that ended it; `name`, for the new task's id; `kind`, `task`, `queue` and `arguments` of the new task.
@@ -79,15 +40,15 @@ local function publish_outbox(prefix, broker, task_id, state, n, reason, tracepa
       local arguments = one.arguments
       arguments.failed_task_id, arguments.step = task_id, step.name
       arguments.code, arguments.reason = reason.code, reason.message
+      local first = {name = one.task, queue = one.queue, id = id, stage = 1}
       local fields = {
-        'kind', one.kind, 'owner', record[2], 'parent_task_id', task_id,
-        'steps', cjson.encode({{name = one.task, queue = one.queue, id = id}}),
+        'kind', one.kind, 'owner', record[2], 'parent_task_id', task_id, 'steps', cjson.encode({first}),
       }
       if record[3] then
         fields[#fields + 1], fields[#fields + 2] = 'trace_id', record[3]
       end
       create_record(prefix, id, fields, 1)
-      local message = envelope(id, one.task, one.queue, cjson.encode(arguments), traceparent)
+      local message = envelope(id, first, 0, {cjson.encode(arguments)}, traceparent, {}, 'null')
       leases_publish(broker, one.queue, id .. ':0:0', message, 0, 0)
     end
   end

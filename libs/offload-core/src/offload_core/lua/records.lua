@@ -1,6 +1,7 @@
 -- A task's record: one hash, changed by scripts only. What is terminal stays terminal.
 -- Fields of the task: kind owner user_id created_at state steps notify subscriptions trace_id parent_task_id
--- cancel_requested finished_at idempotency_key retain_ms redrives. Fields of step n: "n:state", "n:attempt", "n:delivery", "n:started_at",
+-- cancel_requested finished_at idempotency_key retain_ms redrives due_at expires_at tags metadata headers (of later steps'
+-- messages). Fields of step n: "n:message" (of a later stage), "n:state", "n:attempt", "n:delivery", "n:started_at",
 -- "n:ended_at", "n:worker", "n:result", "n:error", "n:progress", "n:retry_at", "n:first_attempt" (since it was redriven).
 
 local TERMINAL = {SUCCESS = true, FAILURE = true, REVOKED = true}

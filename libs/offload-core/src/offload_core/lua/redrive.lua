@@ -1,8 +1,8 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/stages.lua
 --- @include offload_core/lua/dead_letter.lua
 --- @include celery_leases/scripts/redrive.lua
 -- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
--- the gate lets it run again.
+-- the gate lets it run again. Branches that were cancelled with it are published again.
 -- ARGV: the request as JSON: prefix, broker_prefix, queue, message_key, task_id, step.
 -- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
 -- yet), 'record.missing', 'task.ended' (cancelled, or done by another run). Events: task REDRIVEN.
@@ -15,7 +15,7 @@ if not text then
   return missing
 end
 local record = redis.call('HMGET', key, 'state', 'count', n .. ':state', 'kind', 'finished_at', 'idempotency_key',
-  'redrives', n .. ':attempt')
+  'redrives', n .. ':attempt', 'steps')
 if not record[1] then
   return 'record.missing'
 end
@@ -31,8 +31,18 @@ redis.call('HSET', key, 'state', 'PENDING', 'redrives', cjson.encode(redrives),
   n .. ':state', 'PENDING', n .. ':delivery', letter.deliveries, n .. ':first_attempt', record[8] or 0)
 redis.call('HDEL', key, 'finished_at', 'cancel_requested', n .. ':error', n .. ':ended_at', n .. ':retry_at',
   n .. ':progress')
-for later = n + 1, tonumber(record[2]) do
-  redis.call('HDEL', key, later .. ':state', later .. ':error', later .. ':ended_at')
+local steps = cjson.decode(record[9])
+for other = 1, #steps do
+  if other ~= n and redis.call('HGET', key, other .. ':state') == 'REVOKED' then
+    redis.call('HDEL', key, other .. ':state', other .. ':error', other .. ':ended_at', other .. ':retry_at')
+    if stage_of(steps, other) == stage_of(steps, n) then
+      -- Whatever ran of it before is over: this is an attempt of its own, with all its retries.
+      local last = redis.call('HGET', key, other .. ':attempt')
+      local attempt = last and last + 1 or 0
+      redis.call('HSET', key, other .. ':attempt', attempt, other .. ':first_attempt', attempt, other .. ':delivery', 0)
+      publish_step(prefix, broker, task_id, steps, other, attempt, '')
+    end
+  end
 end
 -- Alive again: nothing of it expires before it ends again.
 redis.call('PERSIST', key)

@@ -1,26 +1,50 @@
---- @include offload_core/lua/lifecycle.lua
+--- @include offload_core/lua/stages.lua
 -- The gate: may this run of a step begin?
--- ARGV: prefix, broker prefix, task id, step, attempt, delivery, worker, result of the step before or '', keep_ms.
--- Returns 'run:' and the attempt that the retries are counted from, or why not: 'cancelled', or what `refusal` says.
+-- ARGV: prefix, broker prefix, task id, step, attempt, delivery, worker, result of the step before or '', keep_ms, the
+--       trace context of what is published, or ''.
+-- Returns 'run:', the attempt that the retries are counted from, ':', and the steps that finishing this stage publishes,
+-- as JSON ('-' where a Celery chain does that); or why not: 'cancelled', 'expired', or what `refusal` says.
 -- Events: step STARTED, and SUCCESS of the step before where its run did not come to say so; those of the task's end.
 local prefix, broker, task_id, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local attempt, delivery = tonumber(ARGV[5]), tonumber(ARGV[6])
+local attempt, delivery, keep_ms, traceparent = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[9], ARGV[10]
 local key = record_key(prefix, task_id)
 local refused = refusal(key, n, attempt, delivery)
 if refused then
   return refused
 end
-local record = redis.call('HMGET', key, 'count', 'cancel_requested', (n - 1) .. ':state', n .. ':first_attempt')
-local now = now_ms()
-if n > 1 and not TERMINAL[record[3]] then
+local record = redis.call('HMGET', key, 'steps', 'cancel_requested', (n - 1) .. ':state', n .. ':first_attempt',
+  n .. ':started_at', 'expires_at')
+local steps, now = cjson.decode(record[1]), now_ms()
+if not steps[n] then
+  return 'record.missing'
+end
+local stage = stage_of(steps, n)
+if n > 1 and stage_of(steps, n - 1) < stage and not TERMINAL[record[3]] then
   end_step(prefix, task_id, n - 1, 'SUCCESS', now, (n - 1) .. ':result', ARGV[8])
 end
 if record[2] then
-  end_task(prefix, broker, task_id, n, tonumber(record[1]), 'REVOKED', 'task.cancelled', now, ARGV[9])
+  withdraw_stage(prefix, broker, task_id, steps, stage, 'task.cancelled')
+  end_task(prefix, broker, task_id, n, #steps, 'REVOKED', 'task.cancelled', now, keep_ms, nil, traceparent)
   return 'cancelled'
+end
+if record[6] and not record[5] then
+  if stage == 1 and tonumber(record[6]) <= now then
+    expire_task(prefix, broker, task_id, steps, n, now, keep_ms, traceparent)
+    return 'expired'
+  end
+  redis.call('ZREM', prefix .. 'expiring', task_id)
 end
 redis.call('HSET', key, 'state', 'STARTED', n .. ':state', 'STARTED', n .. ':attempt', attempt,
   n .. ':delivery', delivery, n .. ':worker', ARGV[7])
 redis.call('HSETNX', key, n .. ':started_at', now)
 emit(prefix, task_id, 'step', n, 'STARTED')
-return 'run:' .. (record[4] or 0)
+if not steps[n].stage then
+  return 'run:' .. (record[4] or 0) .. ':-'
+end
+local following = {}
+for later = n + 1, #steps do
+  if stage_of(steps, later) == stage + 1 then
+    following[#following + 1] = {name = steps[later].name, queue = steps[later].queue, id = steps[later].id}
+  end
+end
+return 'run:' .. (record[4] or 0) .. ':' .. (#following > 0 and cjson.encode(following) or '')
