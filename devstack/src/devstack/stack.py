@@ -97,6 +97,17 @@ class Stack:
             process.wait_for(" ready.")
         return process
 
+    def own_worker(
+        self, worker: str, source: Path, settings: Mapping[str, str] | None = None, *, wait: bool = True
+    ) -> Process:
+        """Start a worker of one's own, named as ``module:name``, whose code is in the folder `source`."""
+        count = sum(process.name.startswith("offload_worker") for process in self.processes) + 1
+        own = {"PYTHONPATH": str(source)} | dict(settings or {})
+        process = self.service("offload_worker", worker, "--hostname", f"own-{count}@local", settings=own)
+        if wait:
+            process.wait_for(" ready.")
+        return process
+
     def start_all(self, workers: Iterable[str] = WORKERS) -> None:
         """Start all services, and wait until they are ready."""
         gateway = self.gateway(wait=False)

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-from gateway import openapi, problems
+from gateway import api_document, openapi, problems
 from gateway.admission import Admission
 from gateway.auth import Keys
 from gateway.dead_letters import endpoints as dead_letters
@@ -26,6 +26,8 @@ from gateway.metrics import Metrics
 from gateway.queues import endpoints as queues
 from gateway.redis_watch import RedisWatch
 from gateway.reports import endpoints as reports
+from gateway.task_types import endpoints as task_types
+from gateway.task_types.service import Catalogue
 from gateway.tasks import endpoints as tasks
 from offload_core import logs, telemetry, trust
 from offload_core.blobs import BlobStore
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
-FEATURES = (images, emails, reports, tasks, queues, dead_letters, health)
+FEATURES = (images, emails, reports, tasks, task_types, queues, dead_letters, health)
 
 
 def create(settings: GatewaySettings) -> FastAPI:
@@ -58,6 +60,7 @@ def create(settings: GatewaySettings) -> FastAPI:
         admission=admission,
         dispatcher=Dispatcher(client, redis_watch, admission, store, settings),
         tasks=store,
+        catalogue=Catalogue(client, settings),
         blobs=BlobStore(settings),
         upload_memory=UploadMemory(settings.upload_memory_bytes, settings.upload_wait_seconds),
         metrics=Metrics(),
@@ -66,9 +69,11 @@ def create(settings: GatewaySettings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await deps.redis_watch.start()
+        await deps.catalogue.start()
         watching = asyncio.create_task(deps.keys.watch())
         yield
         watching.cancel()
+        await deps.catalogue.stop()
         await deps.redis_watch.stop()
         await deps.redis.aclose()
         if started is not None:
@@ -79,12 +84,15 @@ def create(settings: GatewaySettings) -> FastAPI:
         description="Takes slow work off a web application's request path.",
         version=version("offload-gateway"),
         lifespan=lifespan,
+        # Ours has the task types that are registered.
+        openapi_url=None,
         # A redirect would be made of the Host header, and lose TLS behind a proxy.
         redirect_slashes=False,
     )
     app.state.dependencies = deps
     for feature in FEATURES:
         app.include_router(feature.router)
+    app.include_router(api_document.router)
     problems.install(app, deps.metrics.problems)
     openapi.describe(app)
     app.add_middleware(Edge)

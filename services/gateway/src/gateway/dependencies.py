@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
+    from gateway.task_types.service import Catalogue
     from offload_core.blobs import BlobStore
     from offload_core.task_store import TaskStore
 
@@ -36,6 +37,7 @@ class Dependencies:
     admission: Admission
     dispatcher: Dispatcher
     tasks: TaskStore
+    catalogue: Catalogue
     blobs: BlobStore
     upload_memory: UploadMemory
     metrics: Metrics

@@ -8,25 +8,29 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import OutOfMemoryError
 
+from gateway.intake.fields import MAX_DELAY_SECONDS
 from gateway.pipeline import Pipeline
-from gateway.problems import RETRY_AFTER_SECONDS, Problem
+from gateway.problems import RETRY_AFTER_SECONDS, Problem, invalid_fields
+from offload_core.messages import PRIVATE
 from offload_core.publisher import Publisher
 from offload_core.redis_client import UNAVAILABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     import redis.asyncio
 
     from gateway.admission import Admission
     from gateway.auth import Caller
+    from gateway.intake.fields import TaskRequest
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
-    from offload_core.messages import ChainStep
+    from offload_core.messages import NewStep, Stage
     from offload_core.task_store import Call, TaskStore
 
 
@@ -61,10 +65,10 @@ class Dispatcher:
         self,
         caller: Caller,
         kind: str,
-        steps: Sequence[ChainStep],
+        stages: Sequence[NewStep | Stage],
+        options: TaskRequest,
         *,
         task_id: str,
-        delay_seconds: float = 0,
         idempotency_key: str | None = None,
         fingerprint: str = "",
         **fields: str | int | None,
@@ -72,12 +76,28 @@ class Dispatcher:
         """Accept a task, or nothing of it. `fields` are the record's (user_id, notify, upload, upload_sha256).
 
         Raises:
-            Problem: 422 ``idempotency.conflict``, 429 ``queue.full`` or ``rate.limited``, 503 ``accept.unknown``.
+            Problem: 422 ``idempotency.conflict`` or ``request.invalid``, 429 ``queue.full`` or ``rate.limited``, 503
+                ``accept.unknown``.
 
         """
-        first = steps[0]
-        due = self._redis.now() + timedelta(seconds=delay_seconds) if delay_seconds else None
-        with self._publisher.publishing(task_id, kind, caller.name, steps, due=due, **fields) as task:
+        due = self._due(options)
+        headers: dict[str, Any] = {}
+        if options.retry is not None:
+            headers["retry"] = options.retry.model_dump(mode="json", exclude_none=True)
+        if options.private:
+            headers[PRIVATE] = list(options.private)
+        with self._publisher.publishing(
+            task_id,
+            kind,
+            caller.name,
+            stages,
+            due=due,
+            headers=headers,
+            expires_at=self._expires_at(options, due),
+            tags=options.tags,
+            metadata=options.metadata,
+            **fields,
+        ) as task:
             call = self._tasks.accept(
                 task,
                 idempotency_key=idempotency_key or "",
@@ -86,14 +106,14 @@ class Dispatcher:
                 is_nearly_full=self._admission.is_nearly_full,
                 rate=self._admission.rate,
             )
-            answer, subject = await self._run(call)
+            answer, subject, queue = await self._run(call)
         if answer == "memory":
             raise self._admission.nearly_full()
         if answer == "full":
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "queue.full",
-                f"{subject} tasks {'are delayed' if delay_seconds else 'wait'} in the queue {first.queue} already",
+                f"{subject} tasks {'are delayed' if due else 'wait'} in the queue {queue} already",
                 retry_after=10,
             )
         if answer == "rate":
@@ -106,14 +126,30 @@ class Dispatcher:
             )
         return Accepted(subject, replayed=answer == "replayed")
 
-    async def _run(self, call: Call) -> tuple[str, str]:
+    def _due(self, options: TaskRequest) -> datetime | None:
+        """Return when a task may start, by Redis's clock; None for at once."""
+        now = self._redis.now()
+        if options.delay_seconds:
+            return now + timedelta(seconds=options.delay_seconds)
+        if options.run_at is None or options.run_at <= now:
+            return None
+        if options.run_at > now + timedelta(seconds=MAX_DELAY_SECONDS):
+            raise invalid_fields({"run_at": "must be at most 30 days ahead"})
+        return options.run_at
+
+    def _expires_at(self, options: TaskRequest, due: datetime | None) -> int | None:
+        if options.expires_in_seconds is None:
+            return None
+        return round(((due or self._redis.now()).timestamp() + options.expires_in_seconds) * 1000)
+
+    async def _run(self, call: Call) -> tuple[str, str, str]:
         """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
         try:
             result = await self._pipeline.run(call)
         except OutOfMemoryError:
             # Filled up within the second since it was looked at: the script has written nothing.
             self._redis.memory_share = 1.0
-            return "memory", ""
+            return "memory", "", ""
         except UNAVAILABLE:
             try:
                 result = await self._pipeline.run(call)
@@ -125,8 +161,9 @@ class Dispatcher:
                     "the queue did not answer; send the request again with the same Idempotency-Key",
                     retry_after=RETRY_AFTER_SECONDS,
                 ) from error
-        answer, subject = result
-        return answer.decode(), subject.decode() if isinstance(subject, bytes) else str(subject)
+        answer, subject, *queue = result
+        text = subject.decode() if isinstance(subject, bytes) else str(subject)
+        return answer.decode(), text, queue[0].decode() if queue else ""
 
 
 def new_task_id() -> str:

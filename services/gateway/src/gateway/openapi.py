@@ -47,6 +47,9 @@ _RETRIED = {429, 503}
 _ALWAYS = (400, 503)
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
 
+# The schemas of bodies that are components of the document.
+_components: dict[str, Any] = {}
+
 # The bytes of a file.
 FILE = {"type": "string", "format": "binary", "minLength": 1}
 _IDEMPOTENCY_KEY = {
@@ -126,6 +129,13 @@ def json_request(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline_schema(model)}}}}
 
 
+def json_request_by_reference(model: TypeAdapter[Any]) -> dict[str, Any]:
+    """Return the OpenAPI of a JSON body whose models are components of the document, each under its own name."""
+    schema = model.json_schema(ref_template=f"{SCHEMAS}{{model}}")
+    _components.update(schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def query(model: type[BaseModel]) -> list[dict[str, Any]]:
     """Return the OpenAPI of a model's fields as query parameters: no value of a query is null."""
     parameters = []
@@ -135,10 +145,21 @@ def query(model: type[BaseModel]) -> list[dict[str, Any]]:
         choices = [one for one in schema.pop("anyOf", []) if one.get("type") != "null"]
         if choices:
             schema = choices[0] | {key: value for key, value in schema.items() if key != "default"}
+        if schema.get("type") == "array":
+            # One that is there has an item: an empty list is not sent at all.
+            schema = {key: value for key, value in schema.items() if key != "default"} | {"minItems": 1}
+        parameter: dict[str, Any] = {"name": name, "in": "query", "required": False, "description": description}
+        # An object travels as JSON.
+        is_object = schema.get("type") == "object"
         parameters.append(
-            {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+            parameter | ({"content": {"application/json": {"schema": schema}}} if is_object else {"schema": schema})
         )
     return parameters
+
+
+def schema_of(parameter: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- any JSON schema
+    """Return the schema of a parameter."""
+    return parameter["schema"] if "schema" in parameter else parameter["content"]["application/json"]["schema"]
 
 
 def inline_schema(model: type[BaseModel] | TypeAdapter[Any]) -> dict[str, Any]:
@@ -174,6 +195,7 @@ def describe(app: FastAPI) -> None:
         components["securitySchemes"] = _SECURITY_SCHEMES
         schemas = components.setdefault("schemas", {})
         schemas[Problem.__name__] = inline_schema(Problem)
+        schemas.update(_components)
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         for path, operations in document["paths"].items():

@@ -111,7 +111,12 @@ def invalid(error: ValidationError | RequestValidationError, *, skip: int = 0) -
     found = error.errors()
     errors = {}
     for one in found[:MAX_ERRORS]:
-        where = [str(part) for part in one["loc"][skip:] if part not in {"body", "query", "path", "header"}]
+        where = [
+            str(part)
+            for part in one["loc"][skip:]
+            # A name in angle brackets is that of a member of a union, which the request does not know.
+            if part not in {"body", "query", "path", "header"} and not str(part).startswith("<")
+        ]
         errors[(".".join(where) or "body")[:MAX_FIELD_LENGTH]] = _in_words(one)
     return invalid_fields(errors, left_out=max(len(found) - MAX_ERRORS, 0))
 
@@ -125,8 +130,13 @@ def invalid_fields(errors: Mapping[str, str], *, left_out: int = 0) -> Problem:
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "request.invalid",
         detail,
-        errors=[{"field": field, "message": message} for field, message in errors.items()],
+        errors=field_errors(errors),
     )
+
+
+def field_errors(errors: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the member `errors` of a problem: fields, each with what is wrong about it."""
+    return [{"field": field, "message": message} for field, message in errors.items()]
 
 
 def _in_words(error: Any) -> str:  # noqa: ANN401 -- pydantic's details of an error

@@ -14,7 +14,8 @@ from gateway.dead_letters import schemas, views
 from gateway.dead_letters.service import LIMIT, DeadLetters, Name, cursor_of, position_of
 from gateway.intake.bodies import json_body
 from gateway.problems import Problem
-from offload_contracts.contract import Queue
+from gateway.queues import service as queues
+from offload_contracts.contract import QUEUE_NAME
 
 _REFUSALS = {
     "dead_letter.missing": (HTTPStatus.NOT_FOUND, "there is no such dead letter"),
@@ -46,7 +47,7 @@ router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"], dependencie
 @router.get("", response_model=schemas.DeadLetters, responses=openapi.problems(401, 403, 422))
 async def get_dead_letters(
     request: Request,
-    queue: Queue | None = None,
+    queue: Annotated[str | None, Query(pattern=f"^{QUEUE_NAME.pattern}$")] = None,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=LIMIT)] = 100,
 ) -> Response:
@@ -56,7 +57,9 @@ async def get_dead_letters(
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY, "request.invalid", "cursor: must be the next_cursor of an earlier answer"
         )
-    letters = await _letters(request).newest([queue] if queue else list(Queue), limit, after)
+    deps = dependencies.of(request)
+    asked = [queue] if queue else await queues.names(deps.redis, deps.settings.broker_prefix, deps.catalogue)
+    letters = await _letters(request).newest(asked, limit, after)
     more = cursor_of(letters[-1].position) if len(letters) == limit else None
     return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})
 
@@ -74,7 +77,7 @@ async def redrive_many(request: Request) -> Response:
     if isinstance(wanted, schemas.RedriveThese):
         ids = list(wanted.ids)
     else:
-        ids = await letters.ids_of_newest(wanted.queue.value, wanted.limit, wanted.reason)
+        ids = await letters.ids_of_newest(wanted.queue, wanted.limit, wanted.reason)
     # Where Redis goes away in the middle some are back already: asked for again, they are missing, which harms nothing.
     results = [{"id": one, "outcome": await _redrive(request, letters, Name.of(one))} for one in ids]
     redriven = sum(result["outcome"] == "redriven" for result in results)

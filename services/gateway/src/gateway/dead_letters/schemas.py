@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 from gateway.dead_letters.service import LIMIT
 from gateway.intake.fields import INTEGRAL
-from offload_contracts.contract import Queue
+from offload_contracts.contract import QUEUE_NAME
+
+QueueName = Annotated[str, Field(pattern=f"^{QUEUE_NAME.pattern}$")]
 
 
 class RedriveThese(BaseModel):
@@ -25,7 +27,7 @@ class RedriveQueue(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    queue: Queue
+    queue: QueueName
     reason: str | None = Field(default=None, description="Only dead letters with this reason.")
     limit: Annotated[int, Field(ge=1, le=LIMIT), INTEGRAL] = Field(
         default=100, description="Maximum number of dead letters."
@@ -61,7 +63,7 @@ class DeadLetter(BaseModel):
     """A message that was given up."""
 
     id: str
-    queue: Queue
+    queue: str
     task_id: str | None
     step: int | None
     task: str | None

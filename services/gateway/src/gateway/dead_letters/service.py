@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_leases.admin import AsyncAdmin, Position, UnknownDeadLetterError
-from offload_contracts.contract import Queue
+from offload_contracts.contract import QUEUE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ class Name(NamedTuple):
     def of(cls, text: str) -> Name | None:
         """Return the name that a text is, or None."""
         queue, colon, message_key = text.partition(":")
-        return cls(queue, message_key) if colon and message_key and queue in set(Queue) else None
+        return cls(queue, message_key) if colon and message_key and QUEUE_NAME.fullmatch(queue) else None
 
 
 def cursor_of(position: Position) -> str:

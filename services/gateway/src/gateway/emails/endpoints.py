@@ -11,7 +11,7 @@ from gateway.emails import schemas
 from gateway.intake.bodies import json_body
 from gateway.tasks import service
 from offload_contracts.mails import SEND_MAIL, SendMail
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 
 router = APIRouter(prefix="/v1/emails", tags=["tasks"])
 
@@ -29,5 +29,5 @@ async def post_email(request: Request) -> Response:
     message = SendMail.model_construct(
         to=options.to, policy=options.policy, individually=options.individually, **content
     )
-    step = ChainStep.of(SEND_MAIL, message)
-    return await service.accept_json(request, caller, "email", step, options, user_id=options.user_id)
+    step = NewStep.of(SEND_MAIL, message)
+    return await service.accept_json(request, caller, "email", [step], options, user_id=options.user_id)

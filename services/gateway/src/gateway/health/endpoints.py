@@ -120,6 +120,6 @@ async def _has_turn(deps: Dependencies) -> bool:
 
 
 async def _read_shared(deps: Dependencies) -> tuple[list[QueueState], dict[bytes, bytes]]:
-    states = await queues.read(deps.redis, deps.settings.broker_prefix)
+    states = await queues.read(deps.redis, deps.settings.broker_prefix, deps.catalogue)
     found: Any = await deps.redis.hgetall(keys.health(deps.settings.key_prefix))
     return states, found

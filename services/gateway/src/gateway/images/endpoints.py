@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/v1/images", tags=["tasks"])
 
 NOTIFY_HEADER = "Offload-Notify"
+# Options that may be given more than once, and those that are JSON.
+LISTS = frozenset({"tags", "private"})
+OBJECTS = frozenset({"metadata", "retry"})
 _OPTIONS = openapi.query(ImageRequest)
 _NOTIFY = {
     "name": NOTIFY_HEADER,
@@ -39,7 +42,7 @@ _REQUEST = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": openapi.FILE} | {one["name"]: one["schema"] for one in _OPTIONS},
+                    "properties": {"file": openapi.FILE} | {one["name"]: openapi.schema_of(one) for one in _OPTIONS},
                     "required": ["file"],
                     "additionalProperties": False,
                 },
@@ -61,44 +64,48 @@ async def post_image(request: Request) -> Response:
     query, headers = _in_query(request), _in_headers(request)
     # What can be seen to be wrong already is refused before the body is read.
     _validated(query)
-    _validated(headers)
+    in_headers = _validated(headers)
 
     def options() -> ImageRequest:
         # A field of the form counts more than the query, and the header more than both.
-        return _validated(query | upload.fields).model_copy(update=headers)
+        return _validated(query | upload.fields).model_copy(
+            update={name: getattr(in_headers, name) for name in headers}
+        )
 
     async with deps.upload_memory.share(deps.blobs.write_memory_bytes(upload.expected_bytes) + CONNECTION_BYTES):
         return await service.accept(deps, caller, key, request.url.path, upload, options)
 
 
-def _in_query(request: Request) -> dict[str, str]:
-    """Return the options in the query.
+def _in_query(request: Request) -> dict[str, list[str]]:
+    """Return the options in the query."""
+    found: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _in_headers(request: Request) -> dict[str, list[str]]:
+    """Return the option that has a header."""
+    given = request.headers.getlist(NOTIFY_HEADER)
+    return {"notify": given} if given else {}
+
+
+def _validated(given: Mapping[str, list[str]]) -> ImageRequest:
+    """Return the options, of texts: a list has one for each of its items, and an object is JSON.
 
     Raises:
-        Problem: 422 ``request.invalid`` where one is given more than once.
+        Problem: 422 ``request.invalid``.
 
     """
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    twice = [name for name, count in counts.items() if count > 1]
+    twice = [name for name, values in given.items() if len(values) > 1 and name not in LISTS]
     if twice:
         raise problems.invalid_fields(dict.fromkeys(twice[: problems.MAX_ERRORS], "is given more than once"))
-    return dict(request.query_params)
-
-
-def _in_headers(request: Request) -> dict[str, str]:
-    """Return the option that has a header.
-
-    Raises:
-        Problem: 422 ``request.invalid`` where it is given more than once.
-
-    """
-    given = request.headers.getlist(NOTIFY_HEADER)
-    if len(given) > 1:
-        raise problems.invalid_fields({NOTIFY_HEADER: "is given more than once"})
-    return {"notify": given[0]} if given else {}
-
-
-def _validated(fields: Mapping[str, str]) -> ImageRequest:
+    fields: dict[str, Any] = {name: values if name in LISTS else values[0] for name, values in given.items()}
+    for name in OBJECTS & fields.keys():
+        try:
+            fields[name] = json.loads(fields[name])
+        except (ValueError, RecursionError):
+            raise problems.invalid_fields({name: "is not JSON"}) from None
     try:
         return ImageRequest.model_validate(fields)
     except ValidationError as error:

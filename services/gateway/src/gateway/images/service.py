@@ -11,7 +11,7 @@ from gateway.tasks.service import answer
 from offload_contracts.images import RESIZE_IMAGE, THUMBNAIL_IMAGE, ResizeImage, ThumbnailImage
 from offload_contracts.mails import NOTIFY, Notify
 from offload_core import blobs
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +50,8 @@ async def accept(
             caller,
             "image",
             chain(options, source),
+            options,
             task_id=task_id,
-            delay_seconds=options.delay_seconds,
             idempotency_key=idempotency_key,
             fingerprint=idempotency.fingerprint("POST", path, options, stored.sha256) if idempotency_key else "",
             user_id=options.user_id,
@@ -69,7 +69,7 @@ async def accept(
     return answer(deps, accepted, "image")
 
 
-def chain(options: ImageRequest, source: str) -> list[ChainStep]:
+def chain(options: ImageRequest, source: str) -> list[NewStep]:
     """Return the steps that a request asks for: the resize, the thumbnail, the mail about them."""
     resize = ResizeImage(
         source=source,
@@ -79,13 +79,13 @@ def chain(options: ImageRequest, source: str) -> list[ChainStep]:
         format=options.format,
         animated=options.animated,
     )
-    steps = [ChainStep.of(RESIZE_IMAGE, resize)]
+    steps = [NewStep.of(RESIZE_IMAGE, resize)]
     if options.thumbnail is not None:
         thumbnail = ThumbnailImage(longest_side=options.thumbnail, source=source, format=options.format)
-        steps.append(ChainStep.of(THUMBNAIL_IMAGE, thumbnail))
+        steps.append(NewStep.of(THUMBNAIL_IMAGE, thumbnail))
     if options.notify is not None:
         notify = Notify(to=options.notify, user_id=options.user_id, policy=options.notify_policy)
-        steps.append(ChainStep.of(NOTIFY, notify))
+        steps.append(NewStep.of(NOTIFY, notify))
     return steps
 
 

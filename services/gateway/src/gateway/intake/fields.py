@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import re
+from datetime import datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+    model_validator,
+)
 
 # The longest delay: 30 days.
 MAX_DELAY_SECONDS = 2_592_000
@@ -38,6 +51,56 @@ ShortLine = Annotated[str, Field(min_length=1, max_length=150), AfterValidator(_
 USER_ID = Field(default=None, description="Caller-defined user identifier, kept with the task.")
 
 
+def _moment(value: object) -> object:
+    # pydantic takes numbers for times too, and times without an offset.
+    if not isinstance(value, str):
+        return value
+    if not _RFC3339.fullmatch(value):
+        raise ValueError("must be a time with its offset, like 2030-01-31T08:00:00Z")
+    return datetime.fromisoformat(value.upper())
+
+
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment, json_schema_input_type=AwareDatetime)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+Code = Annotated[str, Field(pattern=r"^(\*|[a-z0-9_.-]{1,100})$")]
+# RFC 6901.
+Pointer = Annotated[str, Field(pattern=r"^(/([^~/\x00-\x1f]|~[01])*)+$", max_length=256)]
+_Pause = Annotated[float, Field(ge=0, le=86_400)]
+MAX_METADATA_BYTES = 4_096
+
+
+def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+        message = f"must have at most {MAX_METADATA_BYTES:,} bytes as JSON"
+        raise ValueError(message)
+    return metadata
+
+
+class Retry(BaseModel):
+    """What happens when a step of the task fails; what is left out is as the task type has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    max_attempts: Annotated[int, Field(ge=1, le=20), INTEGRAL] | None = Field(
+        default=None, description="How often a step is run at most, the first time included."
+    )
+    schedule: Literal["exponential"] | Annotated[tuple[_Pause, ...], Field(min_length=1, max_length=19)] | None = Field(
+        default=None, description="`exponential`, or the seconds before each further attempt; the last one repeats."
+    )
+    base_seconds: _Pause | None = Field(default=None, description="Pause before the second attempt; doubled each time.")
+    cap_seconds: _Pause | None = Field(default=None, description="Longest pause.")
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="How much longer a pause may be by chance: 0.1 is a tenth."
+    )
+    retry_on: Annotated[tuple[Code, ...], Field(max_length=50)] | None = Field(
+        default=None, description="Error codes that are retried although the worker calls them final; `*`: all."
+    )
+    give_up_on: Annotated[tuple[Code, ...], Field(max_length=50)] | None = Field(
+        default=None, description="Error codes that are not retried."
+    )
+
+
 class TaskRequest(BaseModel):
     """What every kind of task may be asked with."""
 
@@ -46,3 +109,30 @@ class TaskRequest(BaseModel):
     delay_seconds: float = Field(
         default=0, ge=0, le=MAX_DELAY_SECONDS, description="Delay before the task may start; at most 30 days."
     )
+    run_at: Moment | None = Field(
+        default=None, description="When the task may start, instead of a delay; at most 30 days ahead."
+    )
+    expires_in_seconds: Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS)] | None = Field(
+        default=None,
+        description="A task that has not started so long after it may is not run: FAILURE with `task.expired`.",
+    )
+    tags: Annotated[tuple[Tag, ...], Field(max_length=10)] = Field(
+        default=(), description="Words of yours to find the task by."
+    )
+    metadata: Annotated[dict[str, JsonValue], AfterValidator(_small)] | None = Field(
+        default=None, description="JSON of yours, kept with the task; at most 4 kB."
+    )
+    retry: Retry | None = Field(default=None, description="What happens when a step fails.")
+    private: Annotated[tuple[Pointer, ...], Field(max_length=20)] = Field(
+        default=(), description="JSON pointers into the input that nobody is shown, like `/customer/email`."
+    )
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.run_at is not None and self.delay_seconds:
+            raise ValueError("give either delay_seconds or run_at")
+        return self
+
+
+# Options that 0.2 did not know: a request without them is the same as it was.
+LATER_OPTIONS = frozenset({"run_at", "expires_in_seconds", "tags", "metadata", "retry", "private"})

@@ -7,6 +7,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from gateway.intake.fields import LATER_OPTIONS
 from gateway.problems import Problem
 
 if TYPE_CHECKING:
@@ -43,5 +44,8 @@ def fingerprint(method: str, path: str, options: BaseModel, sha256: str = "") ->
 
     What was asked for, not how: the order of members, a default that is written out and ``010`` for 10 change nothing.
     """
-    text = json.dumps([method, path, options.model_dump(mode="json"), sha256], separators=(",", ":"), sort_keys=True)
+    asked = options.model_dump(mode="json")
+    # A request that was sent before an upgrade, and again after it, is the same.
+    asked = {name: value for name, value in asked.items() if name not in LATER_OPTIONS or value not in (None, [])}
+    text = json.dumps([method, path, asked, sha256], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

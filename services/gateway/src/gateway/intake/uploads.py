@@ -26,7 +26,7 @@ FILE_FIELD = "file"
 
 
 class Upload:
-    """One upload being received. `fields` is complete once the chunks have been read to their end."""
+    """One upload being received. `fields`, each with its values, are complete once the chunks have been read."""
 
     def __init__(self, request: Request, limit_bytes: int) -> None:
         """Look at the headers.
@@ -38,7 +38,7 @@ class Upload:
         """
         self._request = request
         self._limit_bytes = limit_bytes
-        self.fields: dict[str, str] = {}
+        self.fields: dict[str, list[str]] = {}
         refuse_encoding(request)
         content_type = request.headers.get("content-type", "application/octet-stream")
         media_type, options = parse_options_header(content_type)
@@ -112,7 +112,7 @@ class Upload:
 class _Form:
     """Gathers a form's fields from the parser's events, and passes the file's pieces on."""
 
-    def __init__(self, fields: dict[str, str]) -> None:
+    def __init__(self, fields: dict[str, list[str]]) -> None:
         self._fields = fields
         self._name = ""
         self._value = bytearray()
@@ -126,7 +126,7 @@ class _Form:
             self._begin(event)
         elif event is None:
             if self._name != FILE_FIELD:
-                self._fields[self._name] = _text(self._name, self._value)
+                self._fields.setdefault(self._name, []).append(_text(self._name, self._value))
         elif self._name == FILE_FIELD:
             return bytes(event)
         else:
@@ -137,7 +137,7 @@ class _Form:
     def _begin(self, part: MultipartSegment) -> None:
         self._name, self._value = part.name, bytearray()
         self.other_bytes += sum(len(name) + len(value) for name, value in part.headerlist)
-        if self._name in self._fields or (self._name == FILE_FIELD and self._has_file):
+        if self._name == FILE_FIELD and self._has_file:
             raise invalid_fields({self._name: "is given more than once"})
         self._has_file = self._has_file or self._name == FILE_FIELD
 

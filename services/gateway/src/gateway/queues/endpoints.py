@@ -32,4 +32,4 @@ async def get_queue(request: Request, name: str) -> Response:
 
 async def _states(request: Request) -> list[service.QueueState]:
     deps = dependencies.of(request)
-    return await service.read(deps.redis, deps.settings.broker_prefix)
+    return await service.read(deps.redis, deps.settings.broker_prefix, deps.catalogue)

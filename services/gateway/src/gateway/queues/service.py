@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import AsyncAdmin
-from offload_contracts.contract import Queue
 from offload_core.messages import PUBLISHED_AT
 
 if TYPE_CHECKING:
     import redis.asyncio
+
+    from gateway.task_types.service import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,25 @@ class QueueState:
     oldest_age_seconds: float
 
 
-async def read(client: redis.asyncio.Redis, prefix: str) -> list[QueueState]:
-    """Return the state of every queue, in two round trips.
+async def names(client: redis.asyncio.Redis, prefix: str, catalogue: Catalogue) -> list[str]:
+    """Return the queues of the built-in fleets, of the task types that are registered, and any that hold something.
 
     Raises:
         redis.RedisError: when Redis cannot be reached.
 
     """
-    depths = await AsyncAdmin(client, prefix).depths(queue.value for queue in Queue)
+    holding = await AsyncAdmin(client, prefix).queues()
+    return list(dict.fromkeys([*catalogue.queues, *sorted(holding)]))
+
+
+async def read(client: redis.asyncio.Redis, prefix: str, catalogue: Catalogue) -> list[QueueState]:
+    """Return the state of every queue, in three round trips.
+
+    Raises:
+        redis.RedisError: when Redis cannot be reached.
+
+    """
+    depths = await AsyncAdmin(client, prefix).depths(await names(client, prefix, catalogue))
     return [
         QueueState(depth.queue, depth.waiting, depth.running, depth.delayed, depth.dead, _age(depth.next_message))
         for depth in depths

@@ -9,7 +9,7 @@ from gateway.intake.bodies import json_body
 from gateway.reports import schemas
 from gateway.tasks import service
 from offload_contracts.reports import RENDER_REPORT, RenderReport
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 
 router = APIRouter(prefix="/v1/reports", tags=["tasks"])
 
@@ -23,7 +23,7 @@ async def post_report(request: Request) -> Response:
         request,
         caller,
         "report",
-        ChainStep.of(RENDER_REPORT, RenderReport(rows=options.rows, title=options.title)),
+        [NewStep.of(RENDER_REPORT, RenderReport(rows=options.rows, title=options.title))],
         options,
         user_id=options.user_id,
         notify=options.notify,

@@ -1,4 +1,7 @@
-"""Tasks: showing and cancelling them, and the files they made. Each kind of task is posted in a folder of its own."""
+"""Tasks: accepting any that the catalogue has, showing and cancelling them, and the files they made.
+
+The built-in tasks have routes of their own beside it, each in its folder.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway import dependencies, openapi
-from gateway.problems import Problem, blobs_unavailable
-from gateway.tasks import outputs, schemas, service, views
+from gateway.intake.bodies import json_body
+from gateway.problems import Problem, blobs_unavailable, invalid_fields
+from gateway.tasks import outputs, schemas, service, views, workflows
 from offload_core import blobs, links
 
 if TYPE_CHECKING:
@@ -18,6 +22,18 @@ if TYPE_CHECKING:
     from gateway.dependencies import Dependencies
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+
+@openapi.accepts_task(router, openapi.json_request_by_reference(schemas.TASK))
+async def post_task(request: Request) -> Response:
+    """Run a task of any type that is registered, or a workflow of several steps."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    asked = await json_body(request, schemas.TASK)
+    stages = workflows.stages(asked, deps.catalogue)
+    if sum(map(len, stages)) > schemas.MAX_STEPS:
+        raise invalid_fields({"steps": f"must have at most {schemas.MAX_STEPS} steps, all branches counted"})
+    retain_ms = deps.settings.output_retention_ms
+    return await service.accept_json(request, caller, "task", stages, asked, retain_ms=retain_ms)
 
 
 @router.get("/{task_id}", response_model=schemas.Task, responses=openapi.problems(401, 404))
@@ -47,7 +63,11 @@ _OUTPUT_RESPONSES = (
     {
         status: {
             "description": text,
-            "content": {media_type: {"schema": openapi.FILE} for media_type in sorted({*outputs.MEDIA_TYPES.values()})},
+            # Of any media type that a task writes; some are named for generators of clients.
+            "content": {
+                media_type: {"schema": openapi.FILE}
+                for media_type in ("*/*", *sorted(outputs.SHOWN - {"application/json"}))
+            },
         }
         for status, text in ((200, "The file."), (206, "The part of it that was asked for."))
     }

@@ -10,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from gateway.edge import IS_HEAD
 from gateway.problems import Problem
+from offload_contracts.media_types import LABEL, media_type_of
 from offload_core import blobs
 
 if TYPE_CHECKING:
@@ -17,15 +18,12 @@ if TYPE_CHECKING:
 
     from offload_core.blobs import BlobStore
 
-NAME = re.compile(r"[a-z]+-(?P<sha256>[0-9a-f]{64})\.(?P<extension>jpg|png|webp|gif|avif|pdf)")
-MEDIA_TYPES = {
-    "jpg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "gif": "image/gif",
-    "avif": "image/avif",
-    "pdf": "application/pdf",
-}
+NAME = re.compile(rf"{LABEL.pattern}-(?P<sha256>[0-9a-f]{{64}})\.(?P<extension>[a-z0-9]{{1,10}})")
+# What a browser may show in this origin. Anything else is a download: it could hold a script.
+SHOWN = frozenset({
+    "image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "application/pdf", "text/plain", "text/csv",
+    "application/json",
+})  # fmt: skip
 # One range of bytes: first-last, first-, or -length (RFC 9110, section 14.1.2). Anything else is answered with all.
 _RANGE = re.compile(r"bytes=(?:(?P<first>\d{1,15})-(?P<last>\d{0,15})|-(?P<length>\d{1,15}))")
 
@@ -51,8 +49,9 @@ async def respond(request: Request, store: BlobStore, task_id: str, match: re.Ma
     }
     is_unchanged = _matches(request.headers.get("if-none-match"), tag)
     is_head = IS_HEAD in request.scope
-    media_type = MEDIA_TYPES[match["extension"]]
-    disposition = {"Content-Disposition": f'inline; filename="{name}"'}
+    media_type = media_type_of(match["extension"])
+    shown = "inline" if media_type in SHOWN else "attachment"
+    disposition = {"Content-Disposition": f'{shown}; filename="{name}"'}
     if not (is_unchanged or is_head or "range" in request.headers):
         # What nearly every client asks for: one request to the store.
         size, chunks = await store.read(key)

@@ -1,13 +1,76 @@
-"""What is answered about tasks: these models describe what `views` makes, and tests hold each answer against them."""
+"""What a post of a task may ask for, and what is answered about tasks: `views` makes it, and tests hold it to these."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
+
+from gateway.intake.fields import TaskRequest
+from offload_contracts.contract import MAX_NAME_LENGTH
 
 State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+_TASK = Field(description="Name of a task type: `GET /v1/task-types` lists them.")
+_INPUT: Any = Field(default={}, description="What the task type's input schema asks for.")
+# Stages of a workflow, and branches of one; all steps together.
+MAX_STAGES = 50
+MAX_BRANCHES = 100
+MAX_STEPS = 500
+
+
+class SingleTask(TaskRequest):
+    """A task of one step."""
+
+    task: _Name = _TASK
+    input: dict[str, JsonValue] = _INPUT
+
+
+class TaskStep(BaseModel):
+    """One step of a workflow. It has the result of the step before, or the list of the branches' results."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    task: _Name = _TASK
+    input: dict[str, JsonValue] = _INPUT
+
+
+class ParallelSteps(BaseModel):
+    """Steps that run at once; the next one has the list of their results, in this order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parallel: Annotated[tuple[TaskStep, ...], Field(min_length=2, max_length=MAX_BRANCHES)]
+
+
+def _kind_of_step(value: object) -> str:
+    return "<parallel>" if isinstance(value, dict) and "parallel" in value else "<step>"
+
+
+def _kind_of_task(value: object) -> str:
+    return "<steps>" if isinstance(value, dict) and "steps" in value else "<task>"
+
+
+WorkflowStep = Annotated[
+    Annotated[TaskStep, Tag("<step>")] | Annotated[ParallelSteps, Tag("<parallel>")], Discriminator(_kind_of_step)
+]
+
+
+class Workflow(TaskRequest):
+    """A task of several steps, one after the other; a step may be branches that run at once.
+
+    A failing step fails the task: the other branches are cancelled, and the steps after it do not run.
+    """
+
+    steps: Annotated[tuple[WorkflowStep, ...], Field(min_length=1, max_length=MAX_STAGES)]
+
+
+TASK: TypeAdapter[SingleTask | Workflow] = TypeAdapter(
+    Annotated[Annotated[SingleTask, Tag("<task>")] | Annotated[Workflow, Tag("<steps>")], Discriminator(_kind_of_task)]
+)
 
 
 class Accepted(BaseModel):
@@ -38,6 +101,7 @@ class Step(BaseModel):
     """One step of a task."""
 
     number: int
+    stage: int = Field(description="Steps of one stage are branches, which run at once.")
     name: str
     state: State
     attempts: int
@@ -85,16 +149,22 @@ class Task(BaseModel):
     kind: str
     state: State
     message: str = Field(description="A summary for people, in one sentence.")
+    reason: str | None = Field(description="Stable code of why the task failed, was cancelled, or is tried again.")
     expired: bool
     created_at: datetime
     due_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = Field(description="A task that has not started by then is not run.")
+    tags: list[str]
+    metadata: dict[str, JsonValue] | None
     cancel_requested: bool
     user_id: str | None
     trace_id: str | None
     parent_task_id: str | None
     steps: list[Step]
-    result: dict[str, JsonValue] | None
+    result: dict[str, JsonValue] | list[dict[str, JsonValue]] | None = Field(
+        description="Of the last step; a list where that is branches. `outputs` in it are the files made so far."
+    )
     error: StepError | None
     redrives: list[Redrive]
     links: Links

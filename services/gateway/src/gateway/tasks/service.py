@@ -15,19 +15,26 @@ from gateway.tasks import views
 from offload_core import keys, records
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import Request
 
     from gateway.auth import Caller
     from gateway.dependencies import Dependencies
     from gateway.dispatch import Accepted
     from gateway.intake.fields import TaskRequest
-    from offload_core.messages import ChainStep
+    from offload_core.messages import NewStep, Stage
 
 
 async def accept_json(
-    request: Request, caller: Caller, kind: str, step: ChainStep, options: TaskRequest, **fields: str | int | None
+    request: Request,
+    caller: Caller,
+    kind: str,
+    stages: Sequence[NewStep | Stage],
+    options: TaskRequest,
+    **fields: str | int | None,
 ) -> JSONResponse:
-    """Accept the task of one step that a JSON body asked for, and answer 202. `fields` are the record's.
+    """Accept the task that a JSON body asked for, and answer 202. `fields` are the record's.
 
     Raises:
         Problem: what `Admission.check` and `Dispatcher.accept` refuse.
@@ -39,9 +46,9 @@ async def accept_json(
     accepted = await deps.dispatcher.accept(
         caller,
         kind,
-        [step],
+        stages,
+        options,
         task_id=new_task_id(),
-        delay_seconds=options.delay_seconds,
         idempotency_key=key,
         fingerprint=idempotency.fingerprint("POST", request.url.path, options) if key else "",
         **fields,

@@ -23,22 +23,26 @@ def task(found: Record | Ended, *, operator: bool) -> dict[str, Any]:
 
 def _full(record: Record, *, operator: bool) -> dict[str, Any]:
     failed = next((step for step in record.steps if step.state == "FAILURE"), None)
-    last = record.steps[-1]
+    results = [step.result for step in record.last_stage]
     return {
         "task_id": record.task_id,
         "kind": record.kind,
         "state": record.state,
         "message": summary(record),
+        "reason": _reason(record),
         "expired": False,
         "created_at": rfc3339(record.created_at),
         "due_at": rfc3339(record.due_at),
         "finished_at": rfc3339(record.finished_at),
+        "expires_at": rfc3339(record.expires_at),
+        "tags": list(record.tags),
+        "metadata": record.metadata,
         "cancel_requested": record.cancel_requested,
         "user_id": record.user_id,
         "trace_id": record.trace_id,
         "parent_task_id": record.parent_task_id,
         "steps": [_step(step, operator=operator) for step in record.steps],
-        "result": last.result if record.state == "SUCCESS" else None,
+        "result": (results[0] if len(results) == 1 else results) if record.state == "SUCCESS" else None,
         "error": _error(failed, operator=operator) if failed else None,
         "redrives": [
             {
@@ -75,10 +79,14 @@ def _ended(ended: Ended) -> dict[str, Any]:
         "kind": ended.kind,
         "state": ended.state,
         "message": f"{outcome} The details have expired.",
+        "reason": None,
         "expired": True,
         "created_at": rfc3339(ended.created_at),
         "due_at": None,
         "finished_at": rfc3339(ended.finished_at),
+        "expires_at": None,
+        "tags": [],
+        "metadata": None,
         "cancel_requested": False,
         "user_id": None,
         "trace_id": ended.trace_id,
@@ -89,6 +97,13 @@ def _ended(ended: Ended) -> dict[str, Any]:
         "redrives": [],
         "links": {"self": status_url(ended.task_id), "outputs": []},
     }
+
+
+def _reason(record: Record) -> str | None:
+    if record.state not in {"FAILURE", "REVOKED", "RETRY"}:
+        return None
+    code = next((step.error.get("code") for step in record.steps if step.state == record.state and step.error), None)
+    return str(code) if code else None
 
 
 def summary(record: Record) -> str:  # noqa: PLR0911 -- one return for each thing that can be said
@@ -121,6 +136,7 @@ def summary(record: Record) -> str:  # noqa: PLR0911 -- one return for each thin
 def _step(step: StepRecord, *, operator: bool) -> dict[str, Any]:
     return {
         "number": step.number,
+        "stage": step.stage,
         "name": step.name,
         "state": step.state,
         "attempts": step.attempt + 1 if step.started_at else 0,
