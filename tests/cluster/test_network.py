@@ -12,7 +12,7 @@ import pytest
 from devstack.waiting import until
 from offload_contracts.images import RESIZE_IMAGE, ResizeImage
 from offload_core import messages
-from offload_core.messages import ChainStep
+from offload_core.messages import NewStep
 
 from .cluster import OUTSIDE, RESTRICTED, Client, Release, Tally, get, kubectl
 from .conftest import SMALL
@@ -150,8 +150,8 @@ def test_a_stranger_does_not_reach_redis(release, report):
 
 def redriven_once(release: Release, client: Client, task_id: str) -> None:
     """Put the failed task's message among the dead letters, by hand, and bring it back through the API."""
-    step = ChainStep.of(RESIZE_IMAGE, ResizeImage(source=f"uploads/{task_id}/original"))
-    made = messages.envelope(task_id, [step], {}, origin="test")
+    step = NewStep.of(RESIZE_IMAGE, ResizeImage(source=f"uploads/{task_id}/original"))
+    (made,) = messages.envelopes(task_id, [(step,)], {}, origin="test")
     letter = {
         "message": made.text,
         "reason": "delivery.limit",
@@ -187,11 +187,19 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
         until(lambda: release.mails()["sad@example.com"] == 1, "the mail about it", seconds=60)
         redriven_once(release, client, broken.json()["task_id"])
         until(lambda: release.mails()["sad@example.com"] == 2, "the mail about its second failure", seconds=60)
+        report_of = {"task": "report.render.v1", "input": {"rows": 1}}
+        workflow = {"steps": [{"parallel": [report_of, report_of]}, report_of], "expires_in_seconds": 600}
+        joined = client.http.post("/v1/tasks", json=workflow).raise_for_status().headers["Location"]
+        until(lambda: client.http.get(joined).json()["state"] == "SUCCESS", "a workflow with branches", seconds=60)
         assert client.http.get("/v1/queues").status_code == 200
         assert client.http.get("/metrics").status_code == 200
         Tally.of(release, client, seconds=120).check()
     valkey = release.redis()
     assert valkey.acl_log() == []
+    # A fleet writes its own part of the catalogue, and sees no other's.
+    for key, allowed in (("catalogue:image", True), ("catalogue:mail", False), ("catalogue", True)):
+        said = valkey.execute_command("ACL", "DRYRUN", "image-worker", "HSET", f"offload:{key}", "field", "value")
+        assert (said == b"OK") == allowed, (key, said)
     users = {one["user"] for one in valkey.client_list()}
     assert {"gateway", "image-worker", "mail-worker", "housekeeper", "beat", "keda"} <= users
     report.add(

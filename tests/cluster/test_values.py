@@ -297,6 +297,7 @@ def test_a_fleet_of_ones_own_is_what_its_values_say(tmp_path):
     assert "command" not in container
     environment = {item["name"]: item.get("value") for item in container["env"]}
     assert environment["OFFLOAD_QUEUES"] == "invoices"
+    assert environment["OFFLOAD_FLEET"] == "invoices"
     assert environment["OFFLOAD_REDIS_USERNAME"] == "worker-invoices"
     assert {"OFFLOAD_S3_ENDPOINT", "OFFLOAD_LINK_SECRET"} <= set(environment)
     assert not {"OFFLOAD_SMTP_HOST", "OFFLOAD_TASK_MEMORY_LIMIT_BYTES"} & set(environment)
@@ -307,7 +308,8 @@ def test_a_fleet_of_ones_own_is_what_its_values_say(tmp_path):
     (valkey,) = one("StatefulSet", "valkey", *made)["spec"]["template"]["spec"]["containers"]
     words = valkey["args"] if "args" in valkey else valkey["command"]
     rules = " ".join(words).split("--user worker-invoices ")[1].split("--user ")[0].split()
-    assert {"~offload:invoices:*", "+incr"} <= set(rules)
+    assert {"~offload:invoices:*", "+incr", "~offload:catalogue", "~offload:catalogue:invoices"} <= set(rules)
+    assert "~offload:catalogue:*" not in rules
     scaled = one("ScaledObject", "worker-invoices", *made)["spec"]
     assert scaled["triggers"][0]["metadata"]["listName"] == "offload:queue:invoices:live"
     assert scaled["maxReplicaCount"] == 3

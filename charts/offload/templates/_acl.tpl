@@ -9,15 +9,16 @@ scripts are checked like those of the client itself.
 {{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
 {{- $queues := list "queue" "task" "ended" "events" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $queues = printf "%s ~%sexpiring" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter
-  commands: {{ $session }} {{ $scripts }} +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +persist +info +config|get
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*
+  commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}
 {{- range include "offload.fleets" . | fromJson }}
 {{- $found := get $users .user | default (dict "keys" list "commands" list) }}
-{{- $_ := set $users .user (dict "keys" (concat $found.keys .redis.keys | uniq) "commands" (concat $found.commands .redis.commands | uniq)) }}
+{{- $_ := set $users .user (dict "keys" (concat $found.keys .redis.keys (list "catalogue" (printf "catalogue:%s" .name)) | uniq) "commands" (concat $found.commands .redis.commands | uniq)) }}
 {{- end }}
 {{- range $user, $more := $users }}
 {{ $user }}:

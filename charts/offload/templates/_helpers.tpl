@@ -57,6 +57,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- $named := get $.Values.images $fleet.image -}}
 {{- $_ := set $fleet "image" (kindIs "map" $named | ternary $named dict) -}}
 {{- end -}}
+{{- $_ := set $fleet "name" $name -}}
 {{- $_ := set $fleet "component" (printf "worker-%s" $name) -}}
 {{- $_ := set $fleet "user" ($fleet.redis.user | default $fleet.component) -}}
 {{- $_ := set $fleet "scaled" (and $.Values.keda.enabled $fleet.keda.enabled) -}}

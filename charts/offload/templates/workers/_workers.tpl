@@ -2,6 +2,8 @@
 {{- $fleet := .fleet -}}
 {{ include "offload.env" (dict "root" .root "user" $fleet.user) }}
 {{ include "offload.leaseEnv" .root }}
+- name: OFFLOAD_FLEET
+  value: {{ $fleet.name }}
 - name: OFFLOAD_QUEUES
   value: {{ join " " $fleet.queues }}
 - name: OFFLOAD_CONCURRENCY
