@@ -11,7 +11,7 @@ RUN := env UV="$(UV)" PATH="$(CURDIR)/.venv/bin:$(PATH)" VIRTUAL_ENV="$(CURDIR)/
 NO_PYTHON := Offload needs Python 3.12 or newer: none is installed here, and uv could not download one. Install it \
 (apt-get install python3, brew install python, or your company's mirror in UV_PYTHON_INSTALL_MIRROR) and run make again.
 
-.PHONY: help setup demo up down test test-quick cluster-test faults faults-cluster fuzz peer-tests check format lint types architecture lock manifests-check manifests docs bench clean
+.PHONY: help setup demo up down test test-quick cluster-test faults faults-cluster fuzz peer-tests wheels check format lint types architecture lock manifests-check manifests docs bench clean
 
 help: ## Print every target with a line of help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,12 @@ test: setup ## Run all tests that need no cluster
 
 test-quick: setup ## Run the tests that start no process
 	@$(RUN) pytest tests/unit tests/contract tests/architecture
+
+wheels: setup ## Build the wheels that a worker of your own needs, into dist/wheels
+	@rm -rf dist/wheels
+	@for package in celery-leases offload-contracts offload-core offload-worker; do \
+	  UV_PYTHON=.venv/bin/python $(UV) build --quiet --wheel --package $$package --out-dir dist/wheels || exit 1; done
+	@ls dist/wheels
 
 cluster-test: setup ## Run the tests that need a Kubernetes with KEDA, and write reports/cluster.md
 	@$(RUN) pytest tests/cluster --numprocesses=0 --verbose

@@ -70,6 +70,11 @@ def build(service: str, tag: str, *arguments: str, folder: Path = ROOT) -> str:
     name = f"{REGISTRY}/offload/{service}:{tag}"
     dockerfile = str(folder / "services" / service / "Dockerfile")
     run("docker", "build", "-f", dockerfile, "-t", name, *arguments, str(folder), seconds=600)
+    return push(name)
+
+
+def push(name: str) -> str:
+    """Push an image; returns its digest."""
     pushed = run("docker", "push", name, seconds=300)
     found = re.search(r"digest: (sha256:[0-9a-f]{64})", pushed)
     assert found, pushed

@@ -68,10 +68,16 @@ def test_the_demo_shows_all_of_it(tmp_path):
     until(lambda: demo.exit_code is not None, "the demo to end", seconds=120)
     assert demo.exit_code == 0, demo.output()
     shown = demo.output()
-    for part in ("All of it happened", "image.not_an_image", "run/mail.notify.v1", "Your images are ready"):
+    for part in (
+        "All of it happened",
+        "image.not_an_image",
+        "run/mail.notify.v1",
+        "Your images are ready",
+        "own badges",
+    ):
         assert part in shown
     results = {path.name for path in (tmp_path / "var" / "demo" / "results").iterdir()}
-    assert {"resize.jpg", "thumbnail.jpg", "report.pdf", "mail-1.eml"} <= results
+    assert {"resize.jpg", "thumbnail.jpg", "report.pdf", "invoice.pdf", "archive.zip", "mail-1.eml"} <= results
     assert left_running(tmp_path) == []
 
 
@@ -94,6 +100,30 @@ def test_up_stays_until_down(tmp_path):
     assert subprocess.run(down, cwd=tmp_path, check=False).returncode == 0
     until(lambda: up.exit_code is not None, "`up` to end")
     assert left_running(tmp_path) == []
+
+
+def test_the_tutorial_works_as_printed(tmp_path):
+    """Its blocks, one after the other in one shell; those for a cluster run there."""
+    needs("curl")
+    clone = tmp_path / "offload"
+    clone.mkdir()
+    (clone / ".venv").symlink_to(ROOT / ".venv")
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    up = start(clone, "up")
+    up.wait_for("Ctrl-C or `make down` stops everything.")
+    script = "set -m\n" + "\n".join(blocks)
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=clone, capture_output=True, text=True, check=False, timeout=150
+    )
+    log = tmp_path / "words" / "worker.log"
+    assert run.returncode == 0, run.stdout + run.stderr + (log.read_text() if log.exists() else "")
+    for shown in ("2 passed", '"words":6,"most_common":"to"', '"field":"/input/text"', '"state":"SUCCESS"'):
+        assert shown in run.stdout, run.stdout
+    mails = clone / "var" / "up" / "mails.jsonl"
+    until(lambda: "you@example.com" in mails.read_text(), "the mail")
+    assert up.stop() == 130
+    assert left_running(clone) == []
 
 
 def left_running(folder: Path) -> list[str]:

@@ -67,6 +67,9 @@ def up(folder: Path) -> int:
             print(f"mail      127.0.0.1:{stack.smtp.port}, received mails: {folder / 'mails.jsonl'}")
             print(f"traces    {stack.otlp.endpoint}")
             print(f"logs      {folder}/*.log")
+            own = folder / "environment"
+            own.write_text(_exports(stack))
+            print(f"own worker: source {own}, then python -m offload_worker MODULE:NAME")
             print("Ctrl-C or `make down` stops everything.", flush=True)
             while all(process.exit_code is None for process in stack.processes):
                 if interrupted.wait(0.5):
@@ -77,6 +80,13 @@ def up(folder: Path) -> int:
     finally:
         stack.stop()
         pid_file.unlink(missing_ok=True)
+
+
+def _exports(stack: Stack) -> str:
+    """Return what a worker of one's own, and a client, need to find this stack: lines for a shell."""
+    names = ("OFFLOAD_REDIS_URL", "OFFLOAD_BLOB_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED")
+    values = {"OFFLOAD": stack.url} | {name: stack.environment[name] for name in names if name in stack.environment}
+    return "".join(f"export {name}={value}\n" for name, value in values.items())
 
 
 def down(folder: Path) -> int:

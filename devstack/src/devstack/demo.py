@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -22,14 +23,27 @@ from devstack.waiting import until
 from offload_core.records import TERMINAL
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import httpx
 
     from devstack.otlp_receiver import Span
 
+# A task type of one's own, and a built-in one after it.
+INVOICE: list[dict[str, Any]] = [
+    {
+        "task": "invoice.render.v1",
+        "input": {"number": "2026-17", "customer": "Cara", "lines": [{"text": "Paper", "cents": 1250}]},
+    },
+    {"task": "mail.notify.v1", "input": {"to": "cara@example.com"}},
+]
+BADGES: list[dict[str, Any]] = [
+    {"parallel": [{"task": "badge.draw.v1", "input": {"name": name}} for name in ("Ann", "Bob")]},
+    {"task": "image.thumbnail.v1", "input": {"longest_side": 100}},
+    {"task": "files.archive.v1", "input": {}},
+]
 MARKS = {"SUCCESS": "[green]✓[/]", "FAILURE": "[red]✗[/]", "STARTED": "[yellow]▶[/]", "RETRY": "[yellow]↻[/]"}
 EXIF_ORIENTATION, EXIF_GPS = 0x0112, 0x8825
+# A worker of one's own, as a repository beside Offload's has it.
+OWN_WORKER = Path(__file__).parents[3] / "examples" / "own-worker" / "src"
 TRACE_SPANS = 7
 
 
@@ -78,15 +92,24 @@ class Demo:
 
     def _show(self) -> None:
         self.console.print(
-            "Starting Valkey, a mail server, a trace receiver, gateway, image-worker, mail-worker, housekeeper, beat …"
+            "Starting Valkey, a mail server, a trace receiver, gateway, image-worker, mail-worker, housekeeper, beat, "
+            "and a worker of one's own: examples/own-worker …"
         )
+        own = self.stack.own_worker("acme.worker:worker", OWN_WORKER, wait=False)
         self.stack.start_all()
+        own.wait_for("registered in the catalogue")
         self.console.print(f"Gateway: {self.stack.url}/docs\n")
         photo = (resources.files("devstack") / "photos" / "flowers.jpg").read_bytes()
         exif = Image.open(io.BytesIO(photo)).getexif()
         self._expect(exif.get(EXIF_ORIENTATION) == 3, "the photo carries a turned orientation")  # noqa: PLR2004 -- upside down
         self._expect(bool(exif.get_ifd(EXIF_GPS)), "the photo carries a GPS position")
         with self.stack.client() as client:
+            needed = {step["task"] for stage in (*INVOICE, *BADGES) for step in stage.get("parallel", [stage])}
+            until(
+                lambda: needed <= {one["name"] for one in client.get("/v1/task-types").json()["task_types"]},
+                "the gateway to know every task type",
+                seconds=20,
+            )
             jobs = self._post(client, photo)
             self._follow(client, jobs)
             self._fetch(client, jobs)
@@ -103,6 +126,8 @@ class Demo:
             ("photo", client.post("/v1/images", params=options, content=photo, headers=jpeg)),
             ("welcome mail", client.post("/v1/emails", json=welcome)),
             ("report", client.post("/v1/reports", json=report)),
+            ("own invoice", client.post("/v1/tasks", json={"steps": INVOICE, "tags": ["customer:cara"]})),
+            ("own badges", client.post("/v1/tasks", json={"steps": BADGES})),
             ("no image", client.post("/v1/images", params=options, content=b"This is no image.", headers=jpeg)),
         ]
         jobs = []
@@ -125,7 +150,7 @@ class Demo:
 
     def _fetch(self, client: httpx.Client, jobs: list[Job]) -> None:
         """Get the results, and look at them."""
-        photo, mail, report, broken = jobs
+        photo, mail, report, invoice, badges, broken = jobs
         for job in jobs:
             for output in job.task["links"]["outputs"]:
                 response = client.get(output["href"])
@@ -135,6 +160,13 @@ class Demo:
         self._expect(photo.task["state"] == "SUCCESS", f"the photo is done: {photo.task['message']}")
         self._expect(mail.task["state"] == "SUCCESS", f"the mail is sent: {mail.task['message']}")
         self._expect(report.task["state"] == "SUCCESS", f"the report is done: {report.task['message']}")
+        self._expect(invoice.task["state"] == "SUCCESS", f"the invoice is done: {invoice.task['message']}")
+        self._expect((self.results / "invoice.pdf").exists(), "invoice.pdf was made by the worker of one's own")
+        files = (badges.task["result"] or {}).get("files", ())
+        self._expect(
+            badges.task["state"] == "SUCCESS" and len(files) == 3,  # noqa: PLR2004 -- two badges, one thumbnail
+            f"two badges, drawn at once, and a thumbnail are in one archive: {badges.task['message']} {files}",
+        )
         error = broken.task["error"] or {}
         self._expect(
             (broken.task["state"], error.get("code")) == ("FAILURE", "image.not_an_image"),
@@ -170,6 +202,7 @@ class Demo:
         wanted = {
             "ann@example.com": ["Your images are ready", "Your task could not be done"],
             "bob@example.com": ["Welcome, Bob"],
+            "cara@example.com": ["Your files are ready"],
         }
 
         def received() -> bool:
