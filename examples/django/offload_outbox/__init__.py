@@ -1,0 +1,1 @@
+"""Posts tasks to Offload with the transaction that asks for them, or not at all."""
