@@ -21,7 +21,7 @@ from offload_core.records import TERMINAL
 from .conftest import photo
 
 # The examples of each operation: `make fuzz` asks for 220, more than 5,000 cases. A seed makes a finding come again.
-MAX_EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "40")
+MAX_EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "25")
 SEED = os.environ.get("FUZZ_SEED", "20261125")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from celery_leases import scripts
 from devstack.waiting import until
+from offload_worker import __main__ as command
 
 from .conftest import PREFIX
 
@@ -136,9 +137,9 @@ def test_private_values_are_shown_to_nobody(acme):
 
 
 def run_module(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "offload_worker", *arguments]
+    line = [sys.executable, "-m", "offload_worker", *arguments]
     own = {"PATH": "", "PYTHONPATH": str(HERE), **environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=own, cwd=HERE)
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=own, cwd=HERE)
 
 
 def test_the_command_checks_a_worker_and_says_what_is_wrong():
@@ -151,14 +152,24 @@ def test_the_command_checks_a_worker_and_says_what_is_wrong():
     help_text = run_module("--help").stdout
     assert "MODULE:NAME" in help_text
     assert "--check" in help_text
-    for argument, said in (
-        ("acme_worker", "names no worker: use MODULE:NAME"),
-        ("nowhere:worker", "there is no module nowhere"),
-        ("acme_worker:nothing", "acme_worker has no nothing"),
-        ("acme_worker:add", "is no offload_worker.Worker"),
-    ):
-        refused = run_module(argument, "--check")
-        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     wrong = run_module("acme_worker:worker", "--check", OFFLOAD_REDIS_URL="redis://x", OFFLOAD_QUEUES="images")
     assert wrong.returncode != 0
     assert "acme-worker serves numbers, texts, not images" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("acme_worker", "names no worker: use MODULE:NAME"),
+        ("nowhere:worker", "there is no module nowhere"),
+        ("integration.acme_worker:nothing", "integration.acme_worker has no nothing"),
+        ("integration.acme_worker:add", "is no offload_worker.Worker"),
+    ],
+)
+def test_the_command_refuses_what_is_no_worker(monkeypatch, capsys, argument, said):
+    monkeypatch.setattr("offload_worker.__main__.exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["offload_worker", argument, "--check"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as refused:
+        command.main()
+    assert (refused.value.code, said in capsys.readouterr().err) == (2, True)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from devstack.waiting import until
-from offload_core import keys
+from offload_core import catalogue, keys
 
+from . import acme_worker
 from .conftest import PREFIX
 
 HERE = Path(__file__).parent
@@ -22,10 +23,11 @@ def acme(offload, tmp_path):
     offload.gateway()
     offload.own = lambda settings=None: offload.own_worker("acme_worker:worker", HERE, settings)
     offload.notes = lambda: (tmp_path / "notes").read_text().splitlines() if (tmp_path / "notes").exists() else []
-    first = offload.own()
+    # As its worker has registered them, which is not started here.
+    entries = acme_worker.worker.entries(acme_worker.AcmeSettings(redis_url=offload.redis.url))
+    catalogue.register(offload.redis.client(), PREFIX, "acme-worker", entries)
     client = offload.client()
     until(lambda: client.get("/v1/task-types/number.add.v1").status_code == 200, "the task types")
-    first.stop()
     return offload
 
 

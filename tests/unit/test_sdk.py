@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from offload_core.errors import PermanentError, TemporaryError
 from offload_core.settings import WorkerSettings
 from offload_worker import Run, Worker
 from offload_worker.policy import Policy
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own-worker" / "src" / "acme"
 
 
 class Given(BaseModel):
@@ -118,17 +121,19 @@ def test_what_may_heal_is_told_by_type_and_by_code():
 
 
 def test_a_users_worker_passes_a_strict_type_checker(tmp_path):
-    """And what is wrong about it is found."""
+    """And what is wrong about it is found. The example's worker has nothing wrong."""
     (tmp_path / "shop.py").write_text(SHOP)
+    shutil.copytree(EXAMPLE, tmp_path / "acme")
+    strict = ["--strict", "--ignore-missing-imports", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
     checked = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache"), "shop.py"],
+        [sys.executable, "-m", "mypy", *strict, "shop.py", "acme"],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
     )
     lines = [line for line in checked.stdout.splitlines() if "error:" in line]
-    assert [line.split(":")[1] for line in lines] == ["41"], checked.stdout + checked.stderr
+    assert [line.split(":")[:2] for line in lines] == [["shop.py", "41"]], checked.stdout + checked.stderr
     assert Path(tmp_path / "shop.py").read_text().splitlines()[40].endswith("# wrong")
 
 
