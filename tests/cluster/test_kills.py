@@ -28,6 +28,9 @@ def release(images):
         [
             *images, "-f", str(SMALL), "--set",
             "keda.enabled=false,workers.image.replicas=2,workers.image.concurrency=1,gateway.replicas=1",
+            # A report that shares a slow core with what was killed and starts again must not reach its limit.
+            "--set", "workerDefaults.softTimeLimitSeconds=100,workerDefaults.hardTimeLimitSeconds=110",
+            "--set", "workerDefaults.drainSeconds=120,workerDefaults.terminationGracePeriodSeconds=130",
         ],
     ).install()  # fmt: skip
     yield made
