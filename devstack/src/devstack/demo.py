@@ -20,6 +20,8 @@ from rich.tree import Tree
 
 from devstack.stack import Stack
 from devstack.waiting import until
+from offload_contracts.images import THUMBNAIL_IMAGE
+from offload_contracts.mails import NOTIFY
 from offload_core.records import TERMINAL
 
 if TYPE_CHECKING:
@@ -33,11 +35,11 @@ INVOICE: list[dict[str, Any]] = [
         "task": "invoice.render.v1",
         "input": {"number": "2026-17", "customer": "Cara", "lines": [{"text": "Paper", "cents": 1250}]},
     },
-    {"task": "mail.notify.v1", "input": {"to": "cara@example.com"}},
+    {"task": NOTIFY.name, "input": {"to": "cara@example.com"}},
 ]
 BADGES: list[dict[str, Any]] = [
     {"parallel": [{"task": "badge.draw.v1", "input": {"name": name}} for name in ("Ann", "Bob")]},
-    {"task": "image.thumbnail.v1", "input": {"longest_side": 100}},
+    {"task": THUMBNAIL_IMAGE.name, "input": {"longest_side": 100}},
     {"task": "files.archive.v1", "input": {}},
 ]
 MARKS = {"SUCCESS": "[green]✓[/]", "FAILURE": "[red]✗[/]", "STARTED": "[yellow]▶[/]", "RETRY": "[yellow]↻[/]"}
