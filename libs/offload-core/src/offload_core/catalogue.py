@@ -54,10 +54,10 @@ class TaskType:
         cls, contract: TaskContract[Any, Any], *, service: str, fleet: str, retry: Mapping[str, Any] | None = None
     ) -> TaskType:
         """Return the task type of a contract."""
-        schemas = contract.message.model_json_schema(), contract.result.model_json_schema(mode="serialization")
+        schemas = _schemas(contract)
         now = round(time.time() * 1000)
         return cls(
-            contract.name, str(contract.queue), version_of(contract), *schemas, service, fleet,
+            contract.name, str(contract.queue), _digest(schemas), *schemas, service, fleet,
             dict(retry or {}), contract.is_internal, now, now,
         )  # fmt: skip
 
@@ -69,7 +69,15 @@ class TaskType:
 
 def version_of(contract: TaskContract[Any, Any]) -> str:
     """Return the version of a contract: a digest of the schemas of its message and its result."""
-    schemas = [contract.message.model_json_schema(), contract.result.model_json_schema(mode="serialization")]
+    return _digest(_schemas(contract))
+
+
+def _schemas(contract: TaskContract[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the JSON Schemas of a contract's message and of its result."""
+    return contract.message.model_json_schema(), contract.result.model_json_schema(mode="serialization")
+
+
+def _digest(schemas: tuple[dict[str, Any], dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(schemas, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
+    from offload_contracts.contract import TaskContract
     from offload_core.blobs import BlobStore
 
 C = TypeVar("C", default=Any)
@@ -151,6 +152,18 @@ def outputs_of(previous: Any) -> Outputs:  # noqa: ANN401 -- any JSON
         listed = result.get("outputs") if isinstance(result, dict) else None
         found |= {one.name: one for one in Outputs.model_validate({"outputs": listed or ()}).outputs}
     return Outputs(outputs=tuple(found.values()))
+
+
+def encode_returned(contract: TaskContract[Any, Any], returned: Any, outputs: Outputs) -> dict[str, Any]:  # noqa: ANN401 -- what a function returned
+    """Return what a function returned as its step's result is stored, with the files made so far.
+
+    Raises:
+        ContractError: when it is not the contract's result. None stands for a result without fields.
+
+    """
+    if returned is None and not contract.result.model_fields:
+        returned = contract.result()
+    return with_outputs(contract.encode_result(returned), outputs)
 
 
 def with_outputs(result: dict[str, Any], outputs: Outputs) -> dict[str, Any]:

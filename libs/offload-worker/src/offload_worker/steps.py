@@ -19,7 +19,7 @@ from celery.exceptions import Ignore, Reject
 from offload_core import keys, logs, telemetry
 from offload_worker import event_loop, time_limits
 from offload_worker.fence import Fence
-from offload_worker.run import Run, logger_of, outputs_of, with_outputs
+from offload_worker.run import Run, encode_returned, logger_of, outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,9 +104,7 @@ def register[M: BaseModel, R: BaseModel](
             raise task.retry(exc=error, countdown=pause) from error
         if not request.is_chained:
             request.chain = None
-        if result is None and not contract.result.model_fields:
-            result = contract.result()
-        return with_outputs(contract.encode_result(result), this.outputs)
+        return encode_returned(contract, result, this.outputs)
 
     # Not shared: Celery would give it to every application of the process. How many retries there are, `run` decides.
     task: Task = app.task(

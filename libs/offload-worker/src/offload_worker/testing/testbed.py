@@ -21,7 +21,7 @@ from offload_core.settings import BlobSettings, FleetSettings
 from offload_worker import event_loop
 from offload_worker.backend import describe
 from offload_worker.lifespan import Lifespan
-from offload_worker.run import Run, logger_of, outputs_of, with_outputs
+from offload_worker.run import Run, encode_returned, logger_of, outputs_of, with_outputs
 from offload_worker.testing.broker import MemoryBroker
 from offload_worker.testing.store import MemoryTaskStore
 
@@ -246,9 +246,7 @@ class Testbed:
         function: Callable[..., Any] = self._worker.function(name)
         returned = function(contract.decode(data), run)
         result = event_loop.run(returned) if inspect.isawaitable(returned) else returned  # type: ignore[arg-type]  # a coroutine function's
-        if result is None and not contract.result.model_fields:
-            result = contract.result()
-        encoded: dict[str, Any] = json.loads(json.dumps(with_outputs(contract.encode_result(result), run.outputs)))
+        encoded: dict[str, Any] = json.loads(json.dumps(encode_returned(contract, result, run.outputs)))
         return encoded
 
     def _finished(self, task_id: str) -> Finished:
