@@ -114,17 +114,17 @@ class TaskRequest(BaseModel):
     )
     expires_in_seconds: Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS)] | None = Field(
         default=None,
-        description="A task that has not started so long after it may is not run: FAILURE with `task.expired`.",
+        description="A task that has not started this long after its due time fails with `task.expired`.",
     )
     tags: Annotated[tuple[Tag, ...], Field(max_length=10)] = Field(
-        default=(), description="Words of yours to find the task by."
+        default=(), description="Labels to find the task by."
     )
     metadata: Annotated[dict[str, JsonValue], AfterValidator(_small)] | None = Field(
-        default=None, description="JSON of yours, kept with the task; at most 4 kB."
+        default=None, description="Caller-defined JSON, kept with the task; at most 4 kB."
     )
     retry: Retry | None = Field(default=None, description="What happens when a step fails.")
     private: Annotated[tuple[Pointer, ...], Field(max_length=20)] = Field(
-        default=(), description="JSON pointers into the input that nobody is shown, like `/customer/email`."
+        default=(), description="JSON pointers to input values that dead letters must not show, like `/customer/email`."
     )
 
     @model_validator(mode="after")
