@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,22 @@ def fail(trouble: Trouble, run: Run[str]) -> Sum:
             return Sum(total=1 // 0)
         raise (PermanentError if trouble.final else TemporaryError)(trouble.code, "on purpose")
     return Sum(total=run.attempt)
+
+
+@worker.task("text.leave.v1", queue="texts")
+def leave(text: Text) -> None:
+    """Call what ends a process."""
+    note(f"left {text.text}")
+    sys.exit(1)
+
+
+@worker.task("text.cancel.v1", queue="texts")
+async def cancel(text: Text) -> None:
+    """Wait for what is cancelled."""
+    note(f"left {text.text}")
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
 
 
 @worker.task("text.write.v1", queue="texts")

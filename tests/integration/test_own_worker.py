@@ -68,6 +68,18 @@ def test_functions_run_with_all_that_a_run_gives(acme, pool):
         assert len([line for line in acme.notes() if line.startswith("closed")]) == 1
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_function_that_would_end_its_process_ends_its_step(acme, pool):
+    acme.own({"ACME_POOL": pool, "OFFLOAD_CONCURRENCY": "1"})
+    client = acme.client()
+    for name, left_by in (("leave", "SystemExit"), ("cancel", "CancelledError")):
+        task = acme.wait(client, post(acme, client, f"text.{name}.v1", {"text": name}))
+        assert (task["state"], task["error"]["code"]) == ("FAILURE", "task.failed")
+        assert left_by in task["error"]["traceback"]
+        assert [line for line in acme.notes() if line.startswith("left")].count(f"left {name}") == 1
+    assert acme.wait(client, post(acme, client, "number.add.v1", {"a": 1}))["state"] == "SUCCESS"
+
+
 def test_a_coroutine_is_cancelled_at_its_soft_limit(acme):
     acme.own({"ACME_POOL": "prefork"})
     client = acme.client()

@@ -52,6 +52,12 @@ def test_retries_take_no_time_and_follow_the_policy(testbed):
     assert testbed.run("trouble.make.v1", {"times": 1, "final": True}).attempts == [1]
 
 
+def test_a_function_that_would_end_its_process_ends_its_step(testbed):
+    for name in ("text.leave.v1", "text.cancel.v1"):
+        left = testbed.run(name, {"text": "x"})
+        assert (left.state, left.error["code"], left.attempts) == ("FAILURE", "task.failed", [1])
+
+
 def test_a_killed_worker_runs_it_again_and_a_poison_message_is_buried(testbed):
     testbed.kill("number.add.v1", times=2)
     assert testbed.run("number.add.v1", {"a": 1}).record.steps[0].delivery == 3

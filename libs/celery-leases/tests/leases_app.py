@@ -53,6 +53,12 @@ def effect(key: str, seconds: float = 0.0) -> None:
     note("done", key)
 
 
+@app.task
+def leaves(key: str, how: str) -> None:
+    note("start", key)
+    raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[how]
+
+
 @app.task(bind=True)
 def step(self, value: str, seconds: float = 0.0) -> str:
     note("start", f"{value}:{self.request.get('delivery_count')}")

@@ -11,7 +11,7 @@ from celery_leases.admin import Admin
 from celery_leases.failures import DeadLetterError
 from devstack.waiting import until
 
-from .test_worker import PREFIX, signature
+from .test_worker import POOLS, PREFIX, signature
 
 
 def test_a_buried_member_fails_its_chord_and_leaves_nothing_of_it(cluster):
@@ -84,3 +84,17 @@ def test_a_handler_that_hangs_delays_no_task_and_no_killed_workers_work(cluster)
     victim.kill()
     until(lambda: cluster.noted("done")["later"], "the delayed task")
     until(lambda: cluster.noted("done")["running"], "the killed worker's task")
+
+
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_that_leaves_by_more_than_an_exception_ends_in_every_pool(cluster, pool, how):
+    worker = cluster.worker(*POOLS[pool])
+    app, client = cluster.app(), cluster.server.client()
+    result = signature(app, "leaves", "x", how).apply_async()
+    with pytest.raises(DeadLetterError, match=r"delivery\.limit"):
+        result.get(timeout=30)
+    assert cluster.noted("start")["x"] == 3
+    assert signature(app, "add", 1, 1).apply_async().get(timeout=20) == 2
+    until(lambda: client.hlen(keys.key(PREFIX, "work", keys.LIVE)) == 0, "everything to be settled")
+    assert worker.stop() == 0

@@ -15,6 +15,7 @@ import time
 import weakref
 from typing import Any
 
+from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery.exceptions import Reject
 from celery.worker import state
@@ -42,6 +43,8 @@ def _remember(sender: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's con
     _guard_slots(sender)
     if sender.pool.uses_semaphore:
         _keep_begun_jobs(sender.pool)
+    else:
+        _tell_of_exits(sender.pool)
 
 
 def _guard_slots(consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer is untyped
@@ -69,6 +72,23 @@ def _guard_slots(consumer: Any) -> None:  # noqa: ANN401 -- Celery's consumer is
     else:
         # Where tasks go that waited for their rate limit.
         consumer.on_task_request = guarded
+
+
+def _tell_of_exits(pool: Any) -> None:  # noqa: ANN401 -- Celery's pool is untyped
+    """Let the request of a task that runs in the worker's own process hear of an exception that is no `Exception`.
+
+    Celery makes a lost worker of it, as a pool's child would be, and hands that over in a shape that its request does
+    not expect. Nobody would settle the message, and its lease would be renewed for ever.
+    """
+    apply = pool.on_apply
+
+    def on_apply(target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, **options: Any) -> Any:  # noqa: ANN401 -- as above
+        def answer(result: Any) -> None:  # noqa: ANN401 -- as above
+            callback((1, result, 0.0) if isinstance(result, ExceptionInfo) else result)
+
+        return apply(target, args, kwargs, callback=answer, **options)
+
+    pool.on_apply = on_apply
 
 
 def _keep_begun_jobs(pool: Any) -> None:  # noqa: ANN401 -- Celery's pool is untyped

@@ -17,7 +17,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from offload_core import keys, logs, telemetry
-from offload_worker import event_loop, time_limits
+from offload_worker import event_loop, exits, time_limits
 from offload_worker.fence import Fence
 from offload_worker.run import Run, encode_returned, logger_of, outputs_of
 
@@ -88,7 +88,8 @@ def register[M: BaseModel, R: BaseModel](
         this = _run(task, contract.name, carried[0] if carried else None, policy, blobs)
         try:
             this.resources = lifespan.resources()
-            with time_limits.limit(policy.deadline_seconds, request.properties["delivery_tag"], contract.name):
+            limit = time_limits.limit(policy.deadline_seconds, request.properties["delivery_tag"], contract.name)
+            with limit, exits.contained():
                 returned = function(message, this)
                 result = event_loop.run(returned) if is_asynchronous else returned
         except Exception as error:

@@ -18,7 +18,7 @@ from offload_core.blobs import BlobStore
 from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
 from offload_core.settings import BlobSettings, FleetSettings
-from offload_worker import event_loop
+from offload_worker import event_loop, exits
 from offload_worker.backend import describe
 from offload_worker.lifespan import Lifespan
 from offload_worker.run import Run, encode_returned, logger_of, outputs_of, with_outputs
@@ -181,7 +181,8 @@ class Testbed:
         *carried, data = json.loads(base64.b64decode(message["body"]))[0]
         name, policy = headers["task"], self._policies.get(headers["task"])
         try:
-            result = self._call(name, headers["id"], fence, carried[0] if carried else None, data)
+            with exits.contained():
+                result = self._call(name, headers["id"], fence, carried[0] if carried else None, data)
         except Exception as error:  # noqa: BLE001 -- whatever a function raises ends its step
             ours = policy.for_task(headers.get("retry")) if policy else None
             if ours is None or not ours.may_heal(error):
