@@ -69,6 +69,7 @@ peer-tests: setup ## Run Celery's own tests on both brokers, tools beside ours, 
 	@$(RUN) python tests/peers/celery_suite.py
 	@$(RUN) python tests/peers/million.py
 	@$(RUN) python tests/peers/tools.py
+	@$(RUN) python tests/peers/django_tasks.py
 	@$(RUN) pytest libs/celery-leases
 
 check: setup lint types architecture lock manifests-check ## Run every linter, the type checker, and the checks of the lock, the layout and k8s/
