@@ -15,6 +15,7 @@ from offload_contracts.mails import NOTIFY, SEND_MAIL, Notify, SendMail
 from offload_core import keys
 from offload_core.messages import NewStep, envelopes
 from offload_core.settings import Settings
+from offload_worker.backend import RecordBackend
 from offload_worker.celery_app import create_app
 
 TASK = "9d0a6a5e-3f0b-4a0e-8a55-1c1f0b9d7a11"
@@ -108,3 +109,12 @@ def test_no_argument_stands_outside_of_the_body():
     outside = {name: value for name, value in json.loads(made.text).items() if name != "body"}
     assert "ann" not in json.dumps(outside)
     assert "uploads" not in json.dumps(outside)
+
+
+def test_celerys_own_variables_do_not_move_our_services(monkeypatch):
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere:1/0")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://elsewhere:1/0")
+    app = create_app("contract-test", Settings(redis_url="redis://127.0.0.1:1/0"))
+    for connection in (app.connection_for_read(), app.connection_for_write()):
+        assert connection.as_uri() == "leases+redis://127.0.0.1:1/0"
+    assert isinstance(app.backend, RecordBackend)

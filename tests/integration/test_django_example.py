@@ -30,6 +30,7 @@ class Shop:
             "DJANGO_SETTINGS_MODULE": "shop.settings",
             "PYTHONPATH": str(self.folder),
             "SHOP_DATABASE": str(folder / "shop.sqlite3"),
+            "CELERY_BROKER_URL": f"offload+{stack.redis.url}",
         }
         self.count = 0
 
@@ -97,6 +98,8 @@ assert end(tasks.echo.enqueue("a")).return_value == "a"
 failed = end(tasks.fail.enqueue())
 assert failed.status == TaskResultStatus.FAILED
 assert failed.errors[0].exception_class is LookupError and "on purpose" in failed.errors[0].traceback
+left = end(tasks.leave.enqueue())
+assert left.status == TaskResultStatus.FAILED and left.errors[0].exception_class is SystemExit
 later = tasks.echo.using(run_after=timezone.now() + timedelta(hours=1)).enqueue("later")
 for wrong in (lambda: tasks.echo.using(priority=5), lambda: tasks.echo.using(queue_name="other")):
     try:
@@ -129,6 +132,40 @@ def test_the_backend_does_what_django_tasks_asks(shop):
     until(lambda: shop.stack.subjects("ann@example.com") == ["Order 1"], "the mail")
     assert shop.stack.client().get("/v1/queues/django").json()["delayed"] == 1
     assert relay.stop() == 0
+
+
+CELERY = """
+from django.db import transaction
+from orders.models import Order
+from orders.services import place_with_celery
+from orders.tasks import receipt
+
+sent = []
+delay = receipt.delay
+receipt.delay = lambda *args: sent.append(delay(*args)) or sent[-1]
+try:
+    with transaction.atomic():
+        place_with_celery("never@example.com")
+        raise KeyError
+except KeyError:
+    assert sent == []
+order = place_with_celery("ann@example.com")
+assert sent[0].get(timeout=60) == f"receipt of order {order.pk} of ann@example.com"
+print(sent[0].id)
+"""
+
+
+def test_the_projects_celery_tasks_run_by_their_settings_alone(offload, tmp_path):
+    offload.gateway()
+    shop = Shop(offload, tmp_path / "project")
+    shop.manage("migrate", "-v", "0")
+    shop.environment |= {name: value for name, value in offload.environment.items() if name.startswith("OTEL")}
+    worker = shop.start("celery", "-m", "celery", "-A", "shop", "worker", "-c", "1", "-l", "INFO", "-n", "django@local")
+    worker.wait_for(" ready.")
+    assert ". orders.tasks.receipt" in worker.output()
+    task = offload.wait(offload.client(), shop.python(CELERY))
+    assert (task["state"], task["steps"][0]["name"]) == ("SUCCESS", "orders.tasks.receipt")
+    assert worker.stop() == 0
 
 
 WRITER = """

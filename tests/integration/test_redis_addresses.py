@@ -14,6 +14,7 @@ from devstack.servers import FirstBytesServer, RedisServer, TlsRedisServer, free
 from devstack.waiting import until
 
 from .conftest import FAST, Offload
+from .test_plain_celery import add, adopted
 
 PASSWORD = "p@ss/w:rd #1?"
 
@@ -36,6 +37,8 @@ def test_tls_with_a_user_and_a_password(tmp_path, tls_binary):
         with Offload(tmp_path / "stack", FAST) as stack:
             login = {"OFFLOAD_REDIS_USERNAME": "offload", "OFFLOAD_REDIS_PASSWORD": PASSWORD}
             start_all(stack, {"OFFLOAD_REDIS_URL": server.url} | login)
+            adopted(stack, tmp_path / "plain").wait_for(" ready.")
+            assert add(stack, tmp_path / "plain").endswith(" 3")
             assert {client["user"] for client in server.client().client_list()} == {"default", "offload"}
     finally:
         server.stop()
@@ -149,6 +152,10 @@ def test_sentinel_and_a_failover(tmp_path):
                     "OFFLOAD_REDIS_SENTINEL_PASSWORD": "sentinels",
                 },
             )
+            # An adopted Celery application finds the primary as our services do.
+            plain = adopted(stack, tmp_path / "plain")
+            plain.wait_for(" ready.")
+            assert add(stack, tmp_path / "plain").endswith(" 3")
             first.kill()
             until(lambda: replica.info("replication")["role"] == "master", "the failover", seconds=40)
             client = stack.client()
@@ -159,6 +166,7 @@ def test_sentinel_and_a_failover(tmp_path):
 
             task_id = until(accepted, "posts to be accepted again", seconds=40)
             assert stack.wait(client, task_id, seconds=60)["state"] == "SUCCESS"
+            assert add(stack, tmp_path / "plain").endswith(" 3")
             assert all(process.exit_code is None for process in stack.processes)
         finally:
             stack.stop()

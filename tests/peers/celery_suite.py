@@ -35,6 +35,8 @@ EXPECTED = {
 STOCK: dict[str, object] = {}
 LEASES = dict(celery_leases.SETTINGS)
 SAFE_STOCK = {name: value for name, value in LEASES.items() if name != "broker_transport"}
+# The same application by `offload+redis://`.
+ADOPTED = "offload"
 NO_TOMBSTONES = LEASES | {"broker_transport_options": {"tombstone_seconds": 0}}
 # These start servers or containers of their own that have nothing to do with the broker.
 LEFT_OUT = ("test_backend.py", "test_cache_backend.py", "test_database_backend.py", "test_security.py")
@@ -48,7 +50,7 @@ def run(broker: str, overrides: Mapping[str, object], tests: Sequence[str], fold
     report = folder / f"{broker}.xml"
     environment = {
         **os.environ,
-        "TEST_BROKER": server.url,
+        "TEST_BROKER": f"offload+{server.url}" if broker == ADOPTED else server.url,
         "TEST_BACKEND": server.url,
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": str(server.port),
@@ -58,6 +60,9 @@ def run(broker: str, overrides: Mapping[str, object], tests: Sequence[str], fold
     uv = [os.environ.get("UV", "uv"), "run", "--quiet", "--frozen", "--project", str(ROOT), *extra]
     ignored = [f"--ignore=t/integration/{name}" for name in LEFT_OUT]
     plugins = ["-p", "no:xdist", "-p", "celery.contrib.pytest"]
+    if broker == ADOPTED:
+        # What `celery worker` would load: the suite makes its workers itself.
+        plugins += ["-p", "offload_worker.adoption.command"]
     command = [*uv, "pytest", *(tests or ["t/integration"]), *ignored, *plugins]
     command += [f"--junitxml={report}", "--quiet", "--timeout=180"]
     log = ROOT / "var" / f"peer-tests-{broker}.log"

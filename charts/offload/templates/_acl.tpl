@@ -8,7 +8,7 @@ scripts are checked like those of the client itself.
 {{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +pttl +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
 {{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
-{{- $queues := list "queue" "task" "ended" "events" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $queues := list "queue" "task" "step" "ended" "events" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
 {{- $queues = printf "%s ~%sexpiring" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:

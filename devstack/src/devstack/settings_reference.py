@@ -11,6 +11,7 @@ from gateway.settings import GatewaySettings
 from housekeeper.settings import HousekeeperSettings
 from image_worker.settings import ImageWorkerSettings
 from mail_worker.settings import MailWorkerSettings
+from offload_worker.adoption.settings import AdoptionSettings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -22,6 +23,7 @@ SERVICES: dict[str, type[BaseSettings]] = {
     "mail-worker": MailWorkerSettings,
     "housekeeper": HousekeeperSettings,
     "beat": BeatSettings,
+    "adopted Celery application": AdoptionSettings,
 }
 
 _HEAD = """# Settings

@@ -66,7 +66,7 @@ def run(call: Call, run: Run[None]) -> Returned:
         arguments.insert(0, TaskContext(task_result=found.get_result(call.result_id)))
     try:
         returned = found.call(*arguments, **call.kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         details = {
             "exception": f"{type(error).__module__}.{type(error).__qualname__}",
             "traceback": traceback.format_exc()[-8000:],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from celery import shared_task
 from django.tasks import task
 from django.utils import timezone
 
@@ -31,3 +34,15 @@ async def echo(text: str) -> str:
 def fail() -> None:
     """Raise."""
     raise LookupError("on purpose")
+
+
+@task
+def leave() -> None:
+    """Call what would end the process: it ends the task."""
+    sys.exit("on purpose")
+
+
+@shared_task
+def receipt(order_id: int) -> str:
+    """Write an order's receipt: a task of Celery's, beside those of django.tasks."""
+    return f"receipt of {Order.objects.get(pk=order_id)}"

@@ -27,4 +27,8 @@ LOGGING = {
 # Where Offload is. In development mode it asks for no key.
 OFFLOAD_URL = os.environ.get("OFFLOAD", "http://127.0.0.1:8080")
 OFFLOAD_API_KEY = os.environ.get("OFFLOAD_API_KEY", "")
+
+# Celery's tasks run on Offload by this URL alone; their results are kept beside it.
+CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", "offload+redis://127.0.0.1:6379/0")
+CELERY_RESULT_BACKEND = os.environ.get("CELERY_RESULT_BACKEND", CELERY_BROKER_URL.removeprefix("offload+"))
 TASKS = {"default": {"BACKEND": "offload_outbox.backend.OffloadBackend"}}

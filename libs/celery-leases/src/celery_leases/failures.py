@@ -32,7 +32,7 @@ def store_failure(message: dict[str, Any], reason: str) -> None:
     has_results = not isinstance(backend, DisabledBackend)
     if has_results and backend.get_state(task_id) in states.READY_STATES:
         return
-    embedded = _embedded(message)
+    _, _, embedded = body_of(message)
     request = Context(
         headers,
         delivery_info={},
@@ -43,21 +43,24 @@ def store_failure(message: dict[str, Any], reason: str) -> None:
     backend.mark_as_failure(task_id, DeadLetterError(reason), request=request, store_result=has_results)
 
 
-def _embedded(message: dict[str, Any]) -> dict[str, Any]:
-    """Return what Celery's task protocol keeps in the body beside the arguments; nothing when it cannot be decoded."""
+def body_of(message: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Return a task's positional and keyword arguments, and what Celery's protocol keeps beside them.
+
+    All of them are empty when the body cannot be decoded.
+    """
     try:
         body: Any = message["body"]
         if message["properties"].get("body_encoding") == "base64":
             body = base64.b64decode(body)
         if method := message["headers"].get("compression"):
             body = compression.decompress(body, method)
-        _, _, embedded = serialization.loads(
+        args, kwargs, embedded = serialization.loads(
             body,
             message["content-type"],
             message["content-encoding"],
             accept=serialization.prepare_accept_content(current_app.conf.accept_content),
         )
     except Exception as error:  # noqa: BLE001 -- any serializer, any damage: it may be why the message is dead
-        logger.warning("the callbacks of a dead letter cannot be read: %r", error)
-        return {}
-    return embedded if isinstance(embedded, dict) else {}
+        logger.warning("the body of a message cannot be read: %r", error)
+        return [], {}, {}
+    return list(args), dict(kwargs), embedded if isinstance(embedded, dict) else {}

@@ -108,13 +108,17 @@ class LeaseChannel:
             self._priority_of(message),
         ]
         try:
-            outcome = scripts.PUBLISH(self._plain_client, [], arguments)
+            outcome = self._publish(message, arguments)
         except (OutOfMemoryError, ReadOnlyError) as error:
             # Full, or a replica for the moment: waiting helps, as it does with a lost connection.
             raise redis.ConnectionError(str(error)) from error
         if outcome == 0:
             counters["duplicate"] += 1
             logger.debug("%s is in queue %s already, or was settled a moment ago: dropped", arguments[2], queue)
+
+    def _publish(self, message: dict[str, Any], arguments: list[scripts.Argument]) -> Any:  # noqa: ANN401, ARG002 -- the script's answer; a subclass reads the message
+        """Run the script that publishes a message."""
+        return scripts.PUBLISH(self._plain_client, [], arguments)
 
     def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: Any) -> None:  # noqa: ANN401 -- kombu's signature
         """Publish to all who listen. What revokes tasks is kept for those that start later."""
@@ -487,21 +491,21 @@ class Transport(kombu_redis.Transport):
             client.virtual_host = found.database or client.virtual_host
             client.credential_provider = found.credential_provider or client.credential_provider
 
-    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: FBT001, FBT002 -- kombu's signature
-        """Return the URL, to be shown or to tell brokers apart.
+    # What the URL's scheme begins with. A tool that counts by stock Redis's layout, which is not there, refuses it.
+    layout = "leases"
 
-        Its scheme says that stock Redis's layout is not to be found there: a tool that counts by it refuses to.
-        """
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:  # noqa: FBT001, FBT002 -- kombu's signature
+        """Return the URL, to be shown or to tell brokers apart."""
         client = self.client
         if "://" in uri:
-            return f"leases+{uri if include_password else sanitize_url(uri, mask)}"
+            return f"{self.layout}+{uri if include_password else sanitize_url(uri, mask)}"
         password = client.password() if include_password and callable(client.password) else client.password
         login = ""
         if client.userid or password:
             login = f"{quote(client.userid or '', safe='')}:{quote(password, safe='') if include_password else mask}@"
         host = f"[{uri}]" if ":" in uri else uri
         port = client.port or self.default_port
-        return f"leases+{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
+        return f"{self.layout}+{'rediss' if client.ssl else 'redis'}://{login}{host}:{port}/{client.virtual_host.strip('/')}"
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # noqa: ANN401 -- kombu's signature
         """Let each turn of the worker's loop be seen by the leases. Called whenever the worker has connected."""

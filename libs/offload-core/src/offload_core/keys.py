@@ -27,6 +27,19 @@ def step_of(celery_id: str) -> Step:
     return Step(celery_id, 1)
 
 
+def step(prefix: str, celery_id: str) -> str:
+    """Return the key that says which step of which task a Celery id of an adopted application is."""
+    return f"{prefix}step:{celery_id}"
+
+
+def adopted_step(celery_id: str, found: bytes | None) -> Step:
+    """Return what that key holds; where there is none, the id says it by itself."""
+    if found is None:
+        return step_of(celery_id)
+    task_id, _, number = found.decode().rpartition(" ")
+    return Step(task_id, int(number))
+
+
 def record(prefix: str, task_id: str) -> str:
     """Return the key of a task's record."""
     return f"{prefix}task:{task_id}"

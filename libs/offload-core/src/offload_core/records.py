@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from offload_core.messages import Envelope, NewStep, Stage
 
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+# The kind of the tasks of adopted Celery applications.
+ADOPTED = "celery"
+# What ``self.replace()`` of Celery publishes counts its attempts from so many on: it comes after all of the task
+# that it replaces.
+REPLACED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,33 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptedTask:
+    """What a message of an adopted Celery application says of its task."""
+
+    celery_id: str
+    root_id: str
+    # The step of this message, and those that its chain leads to: name, queue, id, and `immutable` where a step does
+    # not take the result of the one before.
+    steps: tuple[Mapping[str, Any], ...]
+    owner: str
+    # Its first argument as a step's result: of a later step of a chain, what the one before gave.
+    given: Mapping[str, Any]
+    trace_id: str = ""
+    metadata: Mapping[str, Any] | None = None
+
+    def fields(self, due_ms: int) -> list[Argument]:
+        """Return the fields of a record as Redis takes them: name, value, name, value."""
+        fields = {"kind": ADOPTED, "owner": self.owner}
+        if self.trace_id:
+            fields["trace_id"] = self.trace_id
+        if self.metadata:
+            fields["metadata"] = json.dumps(self.metadata)
+        if due_ms:
+            fields["due_at"] = str(due_ms)
+        return [part for pair in fields.items() for part in pair]
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step as the record has it. Times are milliseconds since the epoch."""
 
@@ -119,6 +151,8 @@ class StepRecord:
     progress: dict[str, int] | None
     # Steps of one stage are branches, which run at once.
     stage: int
+    # Whether it is given the result of the step before.
+    takes_result: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +260,7 @@ def _step(number: int, step: Mapping[str, Any], fields: Mapping[str, str]) -> St
         name=step["name"],
         queue=step["queue"],
         state=own("state") or "PENDING",
-        attempt=int(own("attempt") or 0),
+        attempt=int(own("attempt") or 0) % REPLACED,
         delivery=int(own("delivery") or 0),
         started_at=_integer(own("started_at")),
         ended_at=_integer(own("ended_at")),
@@ -236,6 +270,7 @@ def _step(number: int, step: Mapping[str, Any], fields: Mapping[str, str]) -> St
         error=_json(own("error")),
         progress=_json(own("progress")),
         stage=step.get("stage", number),
+        takes_result=not step.get("immutable", False),
     )
 
 

@@ -157,8 +157,8 @@ class LinkSettings(RetentionSettings):
     )
 
 
-class WorkerSettings(BaseSettings):
-    """How a Celery worker runs. Concurrency and pool have each service's own default."""
+class ConsumerSettings(BaseSettings):
+    """How a Celery worker holds messages, and gives them up."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
 
@@ -182,6 +182,20 @@ class WorkerSettings(BaseSettings):
     unknown_task_grace_seconds: Count = Field(
         default=600, description="How long a task that no worker knows waits for one that does."
     )
+    liveness_file: str | None = Field(
+        default=None,
+        description="Touched once a second while the main loop runs, with or without Redis; for a liveness probe.",
+    )
+    readiness_file: str | None = Field(
+        default=None, description="Touched once a second while tasks are taken; for a readiness probe."
+    )
+
+
+class WorkerSettings(ConsumerSettings):
+    """How a worker of the SDK runs. Concurrency and pool have each service's own default."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
     max_retries: Annotated[int, Field(ge=0)] = Field(default=3, description="Retries of a step after temporary errors.")
     retry_backoff_seconds: Annotated[float, Field(ge=0)] = Field(
         default=60,
@@ -196,13 +210,6 @@ class WorkerSettings(BaseSettings):
     max_tasks_per_child: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Replace a pool process after so many tasks; 0: never (pool prefork only)."
     )
-    liveness_file: str | None = Field(
-        default=None,
-        description="Touched once a second while the main loop runs, with or without Redis; for a liveness probe.",
-    )
-    readiness_file: str | None = Field(
-        default=None, description="Touched once a second while tasks are taken; for a readiness probe."
-    )
 
     def model_post_init(self, context: object, /) -> None:
         """Refuse what cannot work together."""
@@ -211,7 +218,19 @@ class WorkerSettings(BaseSettings):
             raise SettingsError("OFFLOAD_SOFT_TIME_LIMIT_SECONDS must be less than OFFLOAD_HARD_TIME_LIMIT_SECONDS")
 
 
-class FleetSettings(Settings, WorkerSettings):
+class DrainSettings(BaseSettings):
+    """How a worker stops."""
+
+    model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
+
+    drain_seconds: Seconds = Field(
+        default=420,
+        description="Time for running tasks to end after SIGTERM; then they are handed back and the worker exits. "
+        "More than the hard time limit, less than the supervisor's grace period.",
+    )
+
+
+class FleetSettings(Settings, WorkerSettings, DrainSettings):
     """What every worker service reads: beside the above, what its fleet consumes, and how it stops."""
 
     model_config = SettingsConfigDict(env_prefix="OFFLOAD_", extra="ignore", frozen=True)
@@ -226,11 +245,6 @@ class FleetSettings(Settings, WorkerSettings):
         description="The queues of this fleet, separated by spaces or commas. Empty: all that the service can serve.",
     )
     concurrency: Count = Field(default=2, description=CONCURRENCY)
-    drain_seconds: Seconds = Field(
-        default=420,
-        description="Time for running tasks to end after SIGTERM; then they are handed back and the worker exits. "
-        "More than the hard time limit, less than the supervisor's grace period.",
-    )
 
     @field_validator("queues", mode="before")
     @classmethod

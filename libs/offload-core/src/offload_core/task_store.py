@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import redis.asyncio
 
     from offload_core.keys import Step
-    from offload_core.records import NewTask
+    from offload_core.messages import Envelope
+    from offload_core.records import AdoptedTask, NewTask
     from offload_core.settings import Settings
 
 
@@ -65,6 +66,7 @@ class TaskScript:
 
 
 _ACCEPT = TaskScript("offload_core/lua/accept.lua")
+_ADOPT = TaskScript("offload_core/lua/adopt.lua")
 _START = TaskScript("offload_core/lua/start.lua")
 _FINISH = TaskScript("offload_core/lua/finish.lua")
 _RETRY = TaskScript("offload_core/lua/retry.lua")
@@ -129,6 +131,14 @@ class TaskStore:
             *task.fields(),
         )  # fmt: skip
 
+    def adopt(self, task: AdoptedTask, message: Envelope, priority: int) -> Call:
+        """Publish a message of an adopted Celery application, with the record of its task where it is the first."""
+        return _ADOPT(
+            self.prefix, self.broker_prefix, task.celery_id, task.root_id,
+            message.queue, message.message_key, message.text, message.due_ms, priority,
+            json.dumps(task.given), json.dumps(task.steps), *task.fields(message.due_ms),
+        )  # fmt: skip
+
     def start(self, step: Step, run: tuple[int, int], worker: str, carried: object, *, traceparent: str = "") -> Call:
         """Ask whether a run of a step may begin. `carried` is the result of the step before."""
         return _START(
@@ -183,20 +193,15 @@ class TaskStore:
 
     def redrive(self, queue: str, message_key: str) -> Call:
         """Bring a dead letter back, with its task."""
-        step = _step_of(message_key)
-        return _REDRIVE.of(**self._letter(queue, message_key), task_id=step.task_id, step=step.number)
+        return _REDRIVE.of(**self._letter(queue, message_key))
 
     def discard(self, queue: str, message_key: str) -> Call:
         """Delete a dead letter; its task's record lives on as long as any other."""
-        task_id = _step_of(message_key).task_id
-        return _DISCARD.of(**self._letter(queue, message_key), task_id=task_id, keep_ms=self.keep_ms)
+        return _DISCARD.of(**self._letter(queue, message_key), keep_ms=self.keep_ms)
 
     def _letter(self, queue: str, message_key: str) -> dict[str, str]:
         return {
-            "prefix": self.prefix, "broker_prefix": self.broker_prefix, "queue": queue, "message_key": message_key
+            "prefix": self.prefix, "broker_prefix": self.broker_prefix, "queue": queue, "message_key": message_key,
+            # The message key is the step's id, the attempt and how often it was replaced.
+            "celery_id": message_key.rsplit(":", 2)[0],
         }  # fmt: skip
-
-
-def _step_of(message_key: str) -> Step:
-    """Return the step of a message: its message key is the step's id, the attempt and how often it was replaced."""
-    return keys.step_of(message_key.rsplit(":", 2)[0])

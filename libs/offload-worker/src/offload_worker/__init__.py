@@ -1,4 +1,4 @@
-"""Offload's SDK: your own task types, on a worker of your own."""
+"""Offload's SDK: your own task types on a worker of your own, and your own Celery application on Offload."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from offload_core.errors import PermanentError, TemporaryError
+    from offload_worker.adoption.application import adopt
     from offload_worker.run import Run
     from offload_worker.worker import Worker
 
-__all__ = ["PermanentError", "Run", "TemporaryError", "Worker"]
+__all__ = ["PermanentError", "Run", "TemporaryError", "Worker", "adopt"]
 
 _MODULES = {
     "PermanentError": "offload_core.errors",
     "TemporaryError": "offload_core.errors",
     "Run": "offload_worker.run",
     "Worker": "offload_worker.worker",
+    "adopt": "offload_worker.adoption.application",
 }
 
 

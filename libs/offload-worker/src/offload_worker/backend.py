@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from offload_core.keys import Step
     from offload_core.settings import Settings
     from offload_core.task_store import Call
 
@@ -41,10 +42,10 @@ class RecordBackend(BaseBackend):
 
     persistent = True
 
-    def __init__(self, app: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
-        """Take the settings from the application that the factory made."""
+    def __init__(self, app: Any, settings: Settings | None = None, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
+        """Take the settings from the application that the factory made, where they are not given."""
         super().__init__(app, **kwargs)
-        self.settings: Settings = app.settings
+        self.settings: Settings = settings or app.settings
         self.store = TaskStore.of(self.settings)
         self._clients: dict[int, redis.Redis] = {}
 
@@ -69,6 +70,10 @@ class RecordBackend(BaseBackend):
             logger.info("%s: %s", what, outcome)
         return outcome
 
+    def step(self, celery_id: str) -> Step:
+        """Return which step of which task a Celery id is."""
+        return keys.step_of(celery_id)
+
     # -- what Celery calls
 
     def store_result(self, task_id: str, result: object, state: str, *_: object, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
@@ -87,7 +92,7 @@ class RecordBackend(BaseBackend):
         """Store what a step gave; the same script publishes the next stage, and the task is done with its last one."""
         with publishing(getattr(request, "following", [])):
             call = self.store.finish(
-                keys.step_of(task_id), Fence.of(request), state, result, traceparent=telemetry.traceparent()
+                self.step(task_id), Fence.of(request), state, result, traceparent=telemetry.traceparent()
             )
             self.run(call, f"store {state} of {task_id}")
 
@@ -117,7 +122,7 @@ class RecordBackend(BaseBackend):
     ) -> None:
         """Store that a step is tried again. Celery publishes the retry first, so that this may come too late."""
         retry_at = getattr(request, "retry_at_ms", 0) or round(time.time() * 1000)
-        call = self.store.retry(keys.step_of(task_id), Fence.of(request), describe(exc, None), retry_at)
+        call = self.store.retry(self.step(task_id), Fence.of(request), describe(exc, None), retry_at)
         self.run(call, f"store RETRY of {task_id}")
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, *_: object, **__: object) -> None:  # noqa: ANN401 -- Celery's
@@ -126,7 +131,7 @@ class RecordBackend(BaseBackend):
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         """Return what Celery's own ``AsyncResult`` asks for."""
-        step = keys.step_of(task_id)
+        step = self.step(task_id)
         found = self.record(step.task_id)
         if found is None:
             return {"status": "PENDING", "result": None}
@@ -149,7 +154,7 @@ class RecordBackend(BaseBackend):
     ) -> str:
         """End a task at a step that failed; returns the script's answer."""
         call = self.store.finish(
-            keys.step_of(celery_id), run, state, error, keep_ms=keep_ms, traceparent=telemetry.traceparent()
+            self.step(celery_id), run, state, error, keep_ms=keep_ms, traceparent=telemetry.traceparent()
         )
         return self.run(call, f"store {state} of {celery_id}")
 

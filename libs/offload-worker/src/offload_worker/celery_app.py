@@ -20,7 +20,7 @@ from offload_worker import dead_letters, liveness
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from offload_core.settings import Settings, WorkerSettings
+    from offload_core.settings import ConsumerSettings, Settings, WorkerSettings
 
 # Kept as they are, or the promises do not hold: see docs/explanation/reliability.md.
 REQUIRED = {name: value for name, value in LEASE_SETTINGS.items() if name != "task_publish_retry_policy"} | {
@@ -68,10 +68,40 @@ class OffloadApp(Celery):
     """A Celery application that knows its service's settings."""
 
     settings: Settings
+    backend_cls = "offload_worker.backend:RecordBackend"
 
 
 def _dead_letter(app: OffloadApp, message: dict[str, Any], reason: str) -> None:
     dead_letters.tell(app.backend, message, reason)
+
+
+def broker_options(settings: Settings) -> dict[str, Any]:
+    """Return the broker's options that follow from a service's settings."""
+    options: dict[str, Any] = {
+        "key_prefix": settings.broker_prefix,
+        # The gate does the same with the record itself.
+        "tombstone_seconds": 0,
+        "dead_letter_retention_seconds": settings.dead_letter_retention_seconds,
+        "on_dead_letter_seconds": DEAD_LETTER_SECONDS,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    }
+    if settings.uses_sentinel:
+        options["sentinels"] = redis_client.sentinels(settings)
+        options["master_name"] = settings.redis_sentinel_master
+        options["sentinel_kwargs"] = redis_client.sentinel_options(settings, redis_client.SOCKET_TIMEOUT_SECONDS)
+    return options
+
+
+def consumer_options(worker: ConsumerSettings) -> dict[str, Any]:
+    """Return those that follow from how a worker runs."""
+    return {
+        "lease_seconds": worker.lease_seconds,
+        "delivery_limit": worker.delivery_limit,
+        "shared_delivery_limit": worker.shared_delivery_limit,
+        "sweep_interval_seconds": worker.sweep_interval_seconds,
+        "unknown_task_grace_seconds": worker.unknown_task_grace_seconds,
+    }
 
 
 def create_app(
@@ -91,29 +121,20 @@ def create_app(
     trust.install(settings.ca_file)
     app = OffloadApp(service, amqp="offload_worker.celery_app:AMQP")
     app.settings = settings
-    options: dict[str, Any] = {
-        "key_prefix": settings.broker_prefix,
-        # The gate does the same with the record itself.
-        "tombstone_seconds": 0,
-        "dead_letter_retention_seconds": settings.dead_letter_retention_seconds,
+    options = broker_options(settings) | {
         "on_dead_letter": partial(_dead_letter, app),
-        "on_dead_letter_seconds": DEAD_LETTER_SECONDS,
         "reads": reads,
         "run_limit": dict(run_limits or {}).get,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
     }
     required = dict(REQUIRED)
     if settings.uses_sentinel:
         required["broker_transport"] = "celery_leases:SentinelTransport"
-        options["sentinels"] = redis_client.sentinels(settings)
-        options["master_name"] = settings.redis_sentinel_master
-        options["sentinel_kwargs"] = redis_client.sentinel_options(settings, redis_client.SOCKET_TIMEOUT_SECONDS)
     app.conf.update(LEASE_SETTINGS)
     app.conf.update(required)
     app.conf.update(
-        broker_url=redis_client.broker_url(settings),
-        result_backend="offload_worker.backend:RecordBackend",
+        # Not `broker_url`: of that, an environment variable of Celery's own would take the place.
+        broker_read_url=redis_client.broker_url(settings),
+        broker_write_url=redis_client.broker_url(settings),
         result_expires=settings.result_expires_seconds,
         task_create_missing_queues=False,
         task_queues=[kombu.Queue(name, routing_key=name) for name in dict.fromkeys([*map(str, Queue), *queues])],
@@ -127,13 +148,7 @@ def create_app(
         broker_transport_options=options,
     )
     if worker is not None:
-        options |= {
-            "lease_seconds": worker.lease_seconds,
-            "delivery_limit": worker.delivery_limit,
-            "shared_delivery_limit": worker.shared_delivery_limit,
-            "sweep_interval_seconds": worker.sweep_interval_seconds,
-            "unknown_task_grace_seconds": worker.unknown_task_grace_seconds,
-        }
+        options |= consumer_options(worker)
         app.conf.update(
             broker_transport_options=options,
             task_soft_time_limit=worker.soft_time_limit_seconds,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 
-from offload_core import keys
 from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def tell(backend: RecordBackend, message: dict[str, Any], reason: str) -> None:
         description="Messages that were given up, by reason; a letter told of twice counts twice",
     ).add(1, {"offload.reason": reason})
     # Whatever ran before, the burying has the last word: no delivery of this attempt comes after it.
-    last = Fence(int(message["headers"].get("retries") or 0), delivery=2**31)
+    last = Fence.of_headers(message["headers"])._replace(delivery=2**31)
     # As long as the dead letter, which can be redriven.
     keep_ms = backend.settings.dead_letter_retention_seconds * 1000
     backend.fail(str(celery_id), error, last, keep_ms=keep_ms)
@@ -47,7 +46,7 @@ def tell(backend: RecordBackend, message: dict[str, Any], reason: str) -> None:
 
 def _last_error(backend: RecordBackend, celery_id: str, code: str) -> dict[str, Any] | None:
     """Return the error of a step that was given up after its last retry: it says more than its code."""
-    step = keys.step_of(celery_id)
+    step = backend.step(celery_id)
     record = backend.record(step.task_id)
     if record is None or step.number > len(record.steps):
         return None

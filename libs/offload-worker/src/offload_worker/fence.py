@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from offload_core.records import REPLACED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 class Fence(NamedTuple):
@@ -17,5 +22,14 @@ class Fence(NamedTuple):
     @classmethod
     def of(cls, request: Any) -> Fence:  # noqa: ANN401 -- Celery's request, or None where Celery knows of none
         """Return the run that Celery's request is."""
-        attempt, delivery = getattr(request, "retries", None), getattr(request, "delivery_count", None)
-        return cls(int(attempt or 0), int(delivery or 1))
+        return cls._of(lambda name: getattr(request, name, None))
+
+    @classmethod
+    def of_headers(cls, headers: Mapping[str, Any]) -> Fence:
+        """Return the run that a message with these headers starts."""
+        return cls._of(headers.get)
+
+    @classmethod
+    def _of(cls, field: Callable[[str], Any]) -> Fence:
+        attempt = REPLACED * int(field("replaced_task_nesting") or 0) + int(field("retries") or 0)
+        return cls(attempt, int(field("delivery_count") or 1))

@@ -6,7 +6,7 @@
 local request = cjson.decode(ARGV[1])
 local prefix, broker, task_id = request.prefix, request.broker_prefix, request.task_id
 local key = record_key(prefix, task_id)
-local record = redis.call('HMGET', key, 'state', 'steps')
+local record = redis.call('HMGET', key, 'state', 'steps', 'adopted')
 if not record[1] then
   return 'record.missing'
 end
@@ -15,7 +15,8 @@ if TERMINAL[record[1]] then
 end
 local steps = cjson.decode(record[2])
 local first = first_open(key, steps)
-if withdraw_stage(prefix, broker, task_id, steps, stage_of(steps, first), 'task.cancelled') == 0 then
+-- Where an adopted application keeps its own results only its worker can tell them: the message stays, and says so.
+if not record[3] and withdraw_stage(prefix, broker, task_id, steps, stage_of(steps, first), 'task.cancelled') == 0 then
   end_task(prefix, broker, task_id, first, #steps, 'REVOKED', 'task.cancelled', now_ms(), request.keep_ms)
   return 'revoked'
 end

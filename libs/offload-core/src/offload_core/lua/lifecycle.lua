@@ -28,9 +28,8 @@ local function end_task(prefix, broker, task_id, n, count, state, reason, now, k
     end
   end
   redis.call('HSET', key, 'state', state, 'finished_at', now)
-  redis.call('PEXPIRE', key, keep_ms)
   emit(prefix, task_id, 'task', '', state)
-  redis.call('PEXPIRE', prefix .. 'events:' .. task_id, keep_ms)
+  expire_record(prefix, task_id, keep_ms)
   local ends = redis.call('HMGET', key, 'idempotency_key', 'created_at', 'kind', 'retain_ms')
   local live_ms = tonumber(ends[4] or 0)
   -- The daily report counts what ended on a day (UTC), long after the records are gone.

@@ -1,7 +1,7 @@
 -- A task's record: one hash, changed by scripts only. What is terminal stays terminal.
 -- Fields of the task: kind owner user_id created_at state steps notify subscriptions trace_id parent_task_id
--- cancel_requested finished_at idempotency_key retain_ms redrives due_at expires_at tags metadata headers (of later steps'
--- messages). Fields of step n: "n:message" (of a later stage), "n:state", "n:attempt", "n:delivery", "n:started_at",
+-- cancel_requested finished_at idempotency_key retain_ms redrives due_at expires_at tags metadata adopted headers (of later
+-- steps' messages). Fields of step n: "n:message" (of a later stage), "n:state", "n:attempt", "n:delivery", "n:started_at",
 -- "n:ended_at", "n:worker", "n:result", "n:error", "n:progress", "n:retry_at", "n:first_attempt" (since it was redriven).
 
 local TERMINAL = {SUCCESS = true, FAILURE = true, REVOKED = true}
@@ -37,6 +37,37 @@ local function refusal(key, n, attempt, delivery)
   local last_attempt, last_delivery = tonumber(found[3] or 0), tonumber(found[4] or 0)
   if attempt < last_attempt or (attempt == last_attempt and delivery < last_delivery) then
     return 'fenced'
+  end
+end
+
+-- Which step of which task a Celery id is: those of an adopted application say it by a key of their own.
+local function step_key(prefix, celery_id)
+  return prefix .. 'step:' .. celery_id
+end
+
+local function step_of(prefix, celery_id)
+  local task_id, n = string.match(redis.call('GET', step_key(prefix, celery_id)) or '', '^(.*) (%d+)$')
+  if not task_id then
+    task_id, n = string.match(celery_id, '^(.*)%.(%d+)$')
+  end
+  return task_id or celery_id, tonumber(n or 1)
+end
+
+-- The keys that live as long as a task's record.
+local function record_keys(prefix, task_id)
+  local found = {record_key(prefix, task_id), prefix .. 'events:' .. task_id}
+  local record = redis.call('HMGET', found[1], 'adopted', 'steps')
+  if record[1] then
+    for _, step in ipairs(cjson.decode(record[2])) do
+      found[#found + 1] = step_key(prefix, step.id)
+    end
+  end
+  return found
+end
+
+local function expire_record(prefix, task_id, ms)
+  for _, key in ipairs(record_keys(prefix, task_id)) do
+    redis.call('PEXPIRE', key, ms)
   end
 end
 

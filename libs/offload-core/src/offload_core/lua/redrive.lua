@@ -3,12 +3,12 @@
 --- @include celery_leases/scripts/redrive.lua
 -- Brings a dead letter back: its message to the queue, its step and its task to PENDING, all in one script, so that
 -- the gate lets it run again. Branches that were cancelled with it are published again.
--- ARGV: the request as JSON: prefix, broker_prefix, queue, message_key, task_id, step.
+-- ARGV: the request as JSON: prefix, broker_prefix, queue, message_key, celery_id.
 -- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
 -- yet), 'record.missing', 'task.ended' (cancelled, or done by another run). Events: task REDRIVEN.
 local request = cjson.decode(ARGV[1])
 local prefix, broker, queue, message_key = request.prefix, request.broker_prefix, request.queue, request.message_key
-local task_id, n = request.task_id, request.step
+local task_id, n = step_of(prefix, request.celery_id)
 local key = record_key(prefix, task_id)
 local text, missing = dead_letter(broker, queue, message_key)
 if not text then
@@ -45,8 +45,9 @@ for other = 1, #steps do
   end
 end
 -- Alive again: nothing of it expires before it ends again.
-redis.call('PERSIST', key)
-redis.call('PERSIST', prefix .. 'events:' .. task_id)
+for _, kept in ipairs(record_keys(prefix, task_id)) do
+  redis.call('PERSIST', kept)
+end
 if record[6] then
   redis.call('PERSIST', record[6])
 end

@@ -13,7 +13,7 @@ if refused then
   return refused
 end
 local record = redis.call('HMGET', key, 'steps', 'cancel_requested', (n - 1) .. ':state', n .. ':first_attempt',
-  n .. ':started_at', 'expires_at')
+  n .. ':started_at', 'expires_at', 'adopted')
 local steps, now = cjson.decode(record[1]), now_ms()
 if not steps[n] then
   return 'record.missing'
@@ -38,6 +38,10 @@ redis.call('HSET', key, 'state', 'STARTED', n .. ':state', 'STARTED', n .. ':att
   n .. ':delivery', delivery, n .. ':worker', ARGV[7])
 redis.call('HSETNX', key, n .. ':started_at', now)
 emit(prefix, task_id, 'step', n, 'STARTED')
+if record[7] and traceparent ~= '' then
+  -- Its publisher may have no traces of its own.
+  redis.call('HSETNX', key, 'trace_id', string.match(traceparent, '^%w+-(%w+)-'))
+end
 if not steps[n].stage then
   return 'run:' .. (record[4] or 0) .. ':-'
 end

@@ -59,9 +59,12 @@ async def get_dead_letters(
         )
     deps = dependencies.of(request)
     asked = [queue] if queue else await queues.names(deps.redis, deps.settings.broker_prefix, deps.catalogue)
-    letters = await _letters(request).newest(asked, limit, after)
+    dead_letters = _letters(request)
+    letters = await dead_letters.newest(asked, limit, after)
+    steps = await dead_letters.steps(letters)
     more = cursor_of(letters[-1].position) if len(letters) == limit else None
-    return JSONResponse({"dead_letters": [views.dead_letter(one) for one in letters], "next_cursor": more})
+    shown = [views.dead_letter(one, step) for one, step in zip(letters, steps, strict=True)]
+    return JSONResponse({"dead_letters": shown, "next_cursor": more})
 
 
 @router.post(
@@ -87,10 +90,12 @@ async def redrive_many(request: Request) -> Response:
 @router.get("/{letter_id:letter}", response_model=schemas.DeadLetter, responses=openapi.problems(401, 403, 404))
 async def get_dead_letter(request: Request, letter_id: str) -> Response:
     """Show one in full: why it was given up, who had it last, its trace, its message, and how it died before."""
-    letter = await _letters(request).one(_name(letter_id))
+    letters = _letters(request)
+    letter = await letters.one(_name(letter_id))
     if letter is None:
         raise _refused("dead_letter.missing")
-    return JSONResponse(views.dead_letter(letter, full=True))
+    [step] = await letters.steps([letter])
+    return JSONResponse(views.dead_letter(letter, step, full=True))
 
 
 @router.post(

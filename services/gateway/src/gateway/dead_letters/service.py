@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery_leases.admin import AsyncAdmin, Position, UnknownDeadLetterError
 from offload_contracts.contract import QUEUE_NAME
+from offload_core import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import redis.asyncio
 
     from celery_leases.admin import DeadLetter
+    from offload_core.keys import Step
     from offload_core.task_store import TaskStore
 
 # One answer of the list, and one bulk redrive, at most.
@@ -90,6 +92,17 @@ class DeadLetters:
             return await self._admin.dead_letter(*name)
         except UnknownDeadLetterError:
             return None
+
+    async def steps(self, letters: Sequence[DeadLetter]) -> list[Step | None]:
+        """Return for each letter which step of which task it is; None for what is no task's."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for letter in letters:
+                pipe.get(keys.step(self._tasks.prefix, letter.task_id or ""))
+            found = await pipe.execute()
+        return [
+            keys.adopted_step(one.task_id, of_chain) if one.task_id else None
+            for one, of_chain in zip(letters, found, strict=True)
+        ]
 
     async def redrive(self, name: Name) -> str:
         """Bring one back; returns ``redriven``, or the code of why it was not."""

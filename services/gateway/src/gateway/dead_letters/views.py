@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.dead_letters.service import name_of
 from gateway.timestamps import rfc3339
-from offload_core import keys, telemetry
+from offload_core import telemetry
 from offload_core.messages import PRIVATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_leases.admin import DeadLetter
+    from offload_core.keys import Step
 
 
-def dead_letter(letter: DeadLetter, *, full: bool = False) -> dict[str, Any]:
-    """Return a dead letter as the API shows it; its message only when it is asked for in `full`."""
+def dead_letter(letter: DeadLetter, step: Step | None, *, full: bool = False) -> dict[str, Any]:
+    """Return a dead letter, of this step, as the API shows it; its message only when it is asked for in `full`."""
     headers = letter.message.get("headers") or {}
-    step = keys.step_of(letter.task_id) if letter.task_id else None
     summary = {
         "id": str(name_of(letter)),
         "queue": letter.queue,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import JSONResponse
 
@@ -70,6 +70,8 @@ def answer(deps: Dependencies, accepted: Accepted, kind: str) -> JSONResponse:
 async def find(deps: Dependencies, caller: Caller, task_id: str) -> records.Record | records.Ended:
     """Return a task of this caller's, or what is left of it.
 
+    The id of any step of an adopted application's chain leads to the chain.
+
     Raises:
         Problem: 404 ``task.not_found`` for what is not there, or is another key's.
 
@@ -80,6 +82,10 @@ async def find(deps: Dependencies, caller: Caller, task_id: str) -> records.Reco
     )
     if found is None:
         found = records.decode_ended(task_id, await client.hgetall(keys.ended(prefix, task_id)))
+    of_chain: Any = await client.get(keys.step(prefix, task_id)) if found is None else None
+    if of_chain is not None:
+        root_id = keys.adopted_step(task_id, of_chain).task_id
+        found = records.decode(root_id, await client.hgetall(keys.record(prefix, root_id)))
     if found is None or (found.owner != caller.name and not caller.is_operator):
         raise _not_found()
     return found
@@ -92,9 +98,10 @@ async def cancel(deps: Dependencies, caller: Caller, task_id: str) -> bool:
         Problem: 404 ``task.not_found``, 409 ``task.finished``.
 
     """
-    if isinstance(await find(deps, caller, task_id), records.Ended):
+    found = await find(deps, caller, task_id)
+    if isinstance(found, records.Ended):
         raise _finished()
-    outcome = (await deps.tasks.cancel(task_id).run_async(deps.redis)).decode()
+    outcome = (await deps.tasks.cancel(found.task_id).run_async(deps.redis)).decode()
     if outcome == "record.missing":
         raise _not_found()
     if outcome == "finished":
