@@ -35,10 +35,14 @@ class LivenessStep(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
         """Find out where the files are."""
         super().__init__(consumer, **kwargs)
-        settings = consumer.app.settings
+        settings = self.settings_of(consumer.app)
         self._path: str | None = settings.liveness_file
         self._ready_path: str | None = settings.readiness_file
         self._timer: Any = None
+
+    def settings_of(self, app: Any) -> Any:  # noqa: ANN401 -- an `OffloadApp`; a service's settings
+        """Return the settings of the service."""
+        return app.settings
 
     def start(self, consumer: Any) -> None:  # noqa: ANN401 -- Celery's signature
         """Begin to touch the files; called again after each reconnect."""

@@ -33,11 +33,19 @@ _is_installed = False
 _prepared: weakref.WeakSet[Celery] = weakref.WeakSet()
 
 
+class _LivenessStep(liveness.LivenessStep):
+    """Finds the settings where an application of somebody else's has them."""
+
+    def settings_of(self, app: Celery) -> Any:  # noqa: ANN401 -- a service's settings
+        return settings_of(app)
+
+
 def adopt(app: Celery, redis_url: str | None = None) -> Celery:
     """Let a Celery application's tasks run on Offload. Returns the application.
 
     The broker is at `redis_url`, or at `OFFLOAD_REDIS_URL`; with Sentinel only the latter. An application whose broker
-    URL begins with ``offload+`` needs no call. Call it before the first task is sent and before a worker starts.
+    URL begins with ``offload+`` needs no call. Call it once the application is configured, and before it sends a task
+    or makes a worker.
 
     Raises:
         InvalidOptionError: when Offload's settings cannot be used.
@@ -119,8 +127,7 @@ def _prepare(app: Celery, pool: str) -> None:
     _prepared.add(app)
     trust.install(found.ca_file)
     _configure(app)
-    app.settings = found
     results.record(app, found)
-    app.steps["consumer"].add(liveness.LivenessStep)
+    app.steps["consumer"].add(_LivenessStep)
     celery_telemetry.instrument(app.main or "celery", "prefork" if pool in {"prefork", "processes"} else "threads")
     drain.install(found.drain_seconds)

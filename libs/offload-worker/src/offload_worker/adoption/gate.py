@@ -24,17 +24,17 @@ _GATED = "_offload_gated"
 def put_before(app: Celery) -> None:
     """Put the gate before each task of an application.
 
-    Celery calls ``before_start`` of a task's class, and nothing else that can stop a run. Each decorated function has a
+    Celery calls ``before_start`` of a task's class, and nothing else that can stop a run. A decorated function has a
     class of its own.
     """
     for task in app.tasks.values():
-        # The records are acknowledged with the end of a run, and tell when it began.
+        # A message is settled with the end of its run, and the gate tells when that began.
         task.acks_late = task.reject_on_worker_lost = True
         task.track_started = False
         if task.Request == "celery.worker.request:Request":
             task.Request = "offload_worker.celery_telemetry:ObservedRequest"
         own_class: Any = type(task)
-        if not getattr(own_class, _GATED, False):
+        if _GATED not in vars(own_class):
             own_class.before_start = _gated(own_class.before_start)
             setattr(own_class, _GATED, True)
 
@@ -42,7 +42,9 @@ def put_before(app: Celery) -> None:
 def _gated(before_start: Any) -> Any:  # noqa: ANN401 -- a method of the task's class
     @functools.wraps(before_start)
     def begin(self: Task, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
-        if not self.request.is_eager:
+        # A class that calls its base's has two gates.
+        if not self.request.is_eager and not getattr(self.request, _GATED, False):
+            setattr(self.request, _GATED, True)
             _begin(self)
         before_start(self, task_id, args, kwargs)
 

@@ -114,6 +114,7 @@ class SentinelTransport(Adopted, leases.SentinelTransport):
 
 def _task(message: dict[str, Any], queue: str, owner: str) -> AdoptedTask:
     headers = message["headers"]
+    root_id = headers.get("root_id") or headers["id"]
     args, _, embedded = body_of(message)
     steps: list[dict[str, Any]] = [{"name": headers["task"], "queue": queue, "id": headers["id"]}]
     for signature in reversed(embedded.get("chain") or ()):
@@ -124,10 +125,11 @@ def _task(message: dict[str, Any], queue: str, owner: str) -> AdoptedTask:
         steps.append(step | ({"immutable": True} if signature.get("immutable") else {}))
     return AdoptedTask(
         celery_id=headers["id"],
-        root_id=headers.get("root_id") or headers["id"],
+        root_id=root_id,
         steps=tuple(steps),
         owner=owner,
-        given=value_of(args[0]) if args else {},
+        # Of later steps of a chain, which have the id of its first one too.
+        given=value_of(args[0]) if args and root_id != headers["id"] else {},
         trace_id=telemetry.trace_id_of(headers),
         metadata={"group_id": headers["group"]} if headers.get("group") else None,
     )
