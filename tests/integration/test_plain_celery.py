@@ -305,7 +305,7 @@ from celery.apps.worker import Worker
 from offload_worker import adopt
 
 app = Celery("adopted", backend="file://" + os.environ["PICTURES"], set_as_current=True)
-if "forgotten" in sys.argv:
+if "url" in sys.argv:
     app.conf.broker_url = "offload+" + os.environ["OFFLOAD_REDIS_URL"]
 else:
     adopt(app)
@@ -341,11 +341,12 @@ def add(stack, folder: Path) -> str:
 
 def test_an_application_can_be_adopted_in_code(offload, tmp_path):
     offload.gateway()
-    forgotten = adopted(offload, tmp_path / "adopted", "forgotten")
-    until(lambda: forgotten.exit_code is not None, "it to end")
-    assert "call offload_worker.adopt(app) before the worker is made" in forgotten.output()
-    adopted(offload, tmp_path / "adopted").wait_for(" ready.")
-    task_id, value = add(offload, tmp_path / "adopted").split()
-    assert value == "3"
-    task = offload.wait(offload.client(), task_id)
-    assert (task["state"], task["result"]) == ("SUCCESS", {"value": 3})
+    for arguments in ((), ("url",)):
+        worker = adopted(offload, tmp_path / "adopted", *arguments)
+        worker.wait_for(" ready.")
+        task_id, value = add(offload, tmp_path / "adopted").split()
+        assert value == "3"
+        task = offload.wait(offload.client(), task_id)
+        assert (task["state"], task["result"]) == ("SUCCESS", {"value": 3})
+        assert task["steps"][0]["started_at"]
+        assert worker.stop() == 0
