@@ -1,4 +1,4 @@
-"""Celery's own integration tests, from its source distribution, on celery-leases and on stock Redis.
+"""Celery's own integration tests, from its source distribution: on our broker, adopted by Offload, and on stock Redis.
 
 ``python tests/peers/celery_suite.py`` (make peer-tests) runs them in turn on one server, prints what differs, writes
 reports/peer-tests.md, and fails when anything fails here that does not fail there.
@@ -37,6 +37,14 @@ LEASES = dict(celery_leases.SETTINGS)
 SAFE_STOCK = {name: value for name, value in LEASES.items() if name != "broker_transport"}
 # The same application by `offload+redis://`.
 ADOPTED = "offload"
+ONCE = "sends a task again under the id of one that has run, which a record refuses"
+# Why a test fails there alone.
+EXPECTED_ADOPTED = {
+    "test_canvas.test_chord::test_reapplying_frozen_chord_dispatches_body_again": ONCE,
+    "test_canvas.test_chain::test_chord_header_id_duplicated_on_rabbitmq_msg_duplication[redis-group-ids]": (
+        "is left out where the broker's URL begins with redis: no message is doubled"
+    ),
+}
 NO_TOMBSTONES = LEASES | {"broker_transport_options": {"tombstone_seconds": 0}}
 # These start servers or containers of their own that have nothing to do with the broker.
 LEFT_OUT = ("test_backend.py", "test_cache_backend.py", "test_database_backend.py", "test_security.py")
@@ -117,35 +125,44 @@ def main() -> int:
             print("\n".join(f"{name}: {why.get(name, 'NOT EXPLAINED')}" for name in sys.argv[1:]))
             return len(why) < len(sys.argv[1:])
         stock, leases = run("stock", STOCK, (), folder), run("leases", LEASES, (), folder)
-        worse = [name for name in stock if stock[name] == "passed" and leases.get(name) != "passed"]
-        why = explain(worse, folder)
-    text = report(stock, leases, why)
+        adopted = run(ADOPTED, STOCK, (), folder)
+        why = EXPECTED_ADOPTED | explain(worse(stock, leases), folder)
+    text = report(stock, leases, adopted, why)
     print(text)
     REPORT.write_text(text)
-    unexplained = [name for name in worse if name not in why]
+    unexplained = {*worse(stock, leases), *worse(stock, adopted)} - why.keys()
     if unexplained:
-        print(f"fails on celery-leases alone: {unexplained}", file=sys.stderr)
+        print(f"fails on celery-leases, or adopted, alone: {sorted(unexplained)}", file=sys.stderr)
     return bool(unexplained)
 
 
-def report(stock: dict[str, str], leases: dict[str, str], why: dict[str, str]) -> str:
+def worse(stock: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """Return the tests that pass on stock Redis alone. What stock expects to fail is skipped there."""
+    return [name for name in stock if ours.get(name) == "failed" != stock[name]]
+
+
+def report(stock: dict[str, str], leases: dict[str, str], adopted: dict[str, str], why: dict[str, str]) -> str:
     """Return the page."""
     lines = [
-        "# Celery's own integration tests, on celery-leases and on stock Redis",
+        "# Celery's own integration tests, on celery-leases, adopted by Offload, and on stock Redis",
         "",
         f"Celery {version('celery')}, kombu {version('kombu')}, the locked Valkey, a run each; by `make peer-tests`.",
         "",
         "| broker | passed | failed | skipped |",
         "| --- | --- | --- | --- |",
     ]
-    for broker, outcomes in (("stock", stock), ("celery-leases", leases)):
+    runs = {"stock": stock, "celery-leases": leases, "adopted": adopted}
+    for broker, outcomes in runs.items():
         counts = Counter(outcomes.values())
         lines.append(f"| {broker} | {counts['passed']} | {counts['failed']} | {counts['skipped']} |")
-    lines += ["", "## What differs", "", "| test | stock | celery-leases | why |", "| --- | --- | --- | --- |"]
-    differ = sorted(name for name in stock.keys() | leases.keys() if stock.get(name) != leases.get(name))
-    lines += [f"| {name} | {stock.get(name)} | {leases.get(name)} | {why.get(name, '')} |" for name in differ]
-    failed = sorted(name for name in stock if stock[name] == leases.get(name) == "failed")
-    lines += ["", "## What fails on both", "", *(f"- {name}" for name in failed)]
+    lines += ["", "## What differs", "", f"| test | {' | '.join(runs)} | why |", "| --- " * (len(runs) + 2) + "|"]
+    names = sorted(stock.keys() | leases.keys() | adopted.keys())
+    for name in names:
+        ended = [outcomes.get(name, "-") for outcomes in runs.values()]
+        if len(set(ended)) > 1:
+            lines.append(f"| {name} | {' | '.join(ended)} | {why.get(name, '')} |")
+    failed = [name for name in names if all(outcomes.get(name) == "failed" for outcomes in runs.values())]
+    lines += ["", "## What fails on all", "", *(f"- {name}" for name in failed)]
     return "\n".join(lines) + "\n"
 
 
