@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from devstack import packages
 from devstack.processes import Process
 from devstack.waiting import until
 
@@ -76,7 +77,7 @@ from django.tasks import TaskResultStatus
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.utils import timezone
 from orders.services import place
-from orders import tasks
+from orders import background as tasks
 
 def end(result):
     deadline = time.monotonic() + 60
@@ -137,7 +138,7 @@ def test_the_backend_does_what_django_tasks_asks(shop):
 CELERY = """
 from django.db import transaction
 from orders.models import Order
-from orders.services import place_with_celery
+from orders.receipts import place_with_receipt
 from orders.tasks import receipt
 
 sent = []
@@ -145,19 +146,28 @@ delay = receipt.delay
 receipt.delay = lambda *args: sent.append(delay(*args)) or sent[-1]
 try:
     with transaction.atomic():
-        place_with_celery("never@example.com")
+        place_with_receipt("never@example.com")
         raise KeyError
 except KeyError:
     assert sent == []
-order = place_with_celery("ann@example.com")
+order = place_with_receipt("ann@example.com")
 assert sent[0].get(timeout=60) == f"receipt of order {order.pk} of ann@example.com"
 print(sent[0].id)
 """
 
 
-def test_the_projects_celery_tasks_run_by_their_settings_alone(offload, tmp_path):
+@pytest.mark.parametrize("version", ["installed", "5.2"])
+def test_the_projects_celery_tasks_and_outbox_run_by_their_settings_alone(offload, tmp_path, version):
     offload.gateway()
+    offload.worker("mail_worker")
     shop = Shop(offload, tmp_path / "project")
+    if version != "installed":
+        older = packages.wheel(f"django~={version}.0")
+        shop.environment["PYTHONPATH"] += f":{older}"
+        # The backend of django.tasks is not for it.
+        settings = shop.folder / "shop" / "settings.py"
+        settings.write_text(settings.read_text().partition("\nTASKS =")[0])
+        assert shop.manage("version").startswith(version)
     shop.manage("migrate", "-v", "0")
     shop.environment |= {name: value for name, value in offload.environment.items() if name.startswith("OTEL")}
     worker = shop.start("celery", "-m", "celery", "-A", "shop", "worker", "-c", "1", "-l", "INFO", "-n", "django@local")
@@ -165,6 +175,8 @@ def test_the_projects_celery_tasks_run_by_their_settings_alone(offload, tmp_path
     assert ". orders.tasks.receipt" in worker.output()
     task = offload.wait(offload.client(), shop.python(CELERY))
     assert (task["state"], task["steps"][0]["name"]) == ("SUCCESS", "orders.tasks.receipt")
+    shop.relay()
+    until(lambda: offload.subjects("ann@example.com") == ["Order 1"], "the mail of the outbox")
     assert worker.stop() == 0
 
 

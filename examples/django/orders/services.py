@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.db import transaction
 from offload_outbox import outbox
 
+from orders.background import confirm
 from orders.models import Order
-from orders.tasks import confirm, receipt
 
 
 def place(customer: str, *, mail: bool = False) -> Order:
@@ -17,15 +17,4 @@ def place(customer: str, *, mail: bool = False) -> Order:
         if mail:
             text = {"to": [customer], "subject": f"Order {order.pk}", "text": "Thank you."}
             outbox.enqueue({"task": "mail.send.v1", "input": text, "tags": [f"order:{order.pk}"]})
-    return order
-
-
-def place_with_celery(customer: str) -> Order:
-    """Place an order whose receipt is written by a task of Celery's.
-
-    It is sent when the transaction has been committed, and is lost when this process dies just then: the outbox is not.
-    """
-    with transaction.atomic():
-        order = Order.objects.create(customer=customer)
-        transaction.on_commit(lambda: receipt.delay(order.pk))
     return order

@@ -1,48 +1,13 @@
-"""What is done in the background."""
+"""Tasks of Celery's, where it looks for them."""
 
 from __future__ import annotations
 
-import sys
-
 from celery import shared_task
-from django.tasks import task
-from django.utils import timezone
 
 from orders.models import Order
 
 
-@task
-def confirm(order_id: int) -> str:
-    """Note that an order is confirmed. Run twice, it changes nothing the second time."""
-    Order.objects.filter(pk=order_id, confirmed_at=None).update(confirmed_at=timezone.now())
-    return Order.objects.get(pk=order_id).customer
-
-
-@task(takes_context=True)
-def describe(context, order_id: int) -> dict[str, int]:  # noqa: ANN001 -- django.tasks's TaskContext
-    """Tell which attempt it is."""
-    return {"order": order_id, "attempt": context.attempt}
-
-
-@task
-async def echo(text: str) -> str:
-    """Give the text back, as a coroutine."""
-    return text
-
-
-@task
-def fail() -> None:
-    """Raise."""
-    raise LookupError("on purpose")
-
-
-@task
-def leave() -> None:
-    """Call what would end the process: it ends the task."""
-    sys.exit("on purpose")
-
-
 @shared_task
 def receipt(order_id: int) -> str:
-    """Write an order's receipt: a task of Celery's, beside those of django.tasks."""
+    """Write an order's receipt."""
     return f"receipt of {Order.objects.get(pk=order_id)}"
