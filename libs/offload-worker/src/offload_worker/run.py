@@ -6,6 +6,7 @@ import contextlib
 import logging
 import tempfile
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, Generic
 
 from pydantic import BaseModel, ValidationError
@@ -14,12 +15,11 @@ from typing_extensions import TypeVar
 from offload_contracts.contract import ContractError
 from offload_contracts.images import Output, Outputs
 from offload_contracts.media_types import LABEL, extension_of
-from offload_core import blobs
+from offload_core import blobs, keys
 from offload_core.errors import PermanentError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
 
     from offload_contracts.contract import TaskContract
     from offload_core.blobs import BlobStore
@@ -57,6 +57,35 @@ class Run(Generic[C]):
     # Tells how far it is: so much done, of so much. It is shown to whoever asks for the task.
     progress: Callable[[int, int], None]
     _blobs: Callable[[], BlobStore] = field(repr=False)
+
+    @classmethod
+    def begin(
+        cls,
+        task_type: str,
+        celery_id: str,
+        run: tuple[int, int],
+        previous: Any,  # noqa: ANN401 -- any JSON
+        *,
+        limit_seconds: float | None,
+        progress: Callable[[int, int], None],
+        blobs: Callable[[], BlobStore],
+    ) -> Run[Any]:
+        """Return a run that begins now: of a step by its id, with this attempt and delivery, and this time limit."""
+        step = keys.step_of(celery_id)
+        return Run(
+            resources=None,
+            task_id=step.task_id,
+            step=step.number,
+            celery_id=celery_id,
+            attempt=run[0],
+            delivery=run[1],
+            previous=previous,
+            outputs=outputs_of(previous),
+            deadline=datetime.now(UTC) + timedelta(seconds=limit_seconds) if limit_seconds else None,
+            logger=logger_of(task_type, {"step": step.number}),
+            progress=progress,
+            _blobs=blobs,
+        )
 
     def previous_as[M: BaseModel](self, model: type[M]) -> M:
         """Return the result of the step before as a model. The first step has none.

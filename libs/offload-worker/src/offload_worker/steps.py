@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 import time
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -19,7 +18,7 @@ from celery.exceptions import Ignore, Reject
 from offload_core import keys, logs, telemetry
 from offload_worker import event_loop, exits, time_limits
 from offload_worker.fence import Fence
-from offload_worker.run import Run, encode_returned, logger_of, outputs_of
+from offload_worker.run import Run, encode_returned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,25 +128,11 @@ def _run(
     blobs: Callable[[], BlobStore],
 ) -> Run[Any]:
     request = task.request
-    step = keys.step_of(request.id)
+    step, fence = keys.step_of(request.id), Fence.of(request)
     backend: RecordBackend = task.app.backend
-    fence = Fence.of(request)
 
     def progress(done: int, total: int) -> None:
         backend.run(backend.store.progress(step, fence, done, total), f"progress of {request.id}")
 
     limit = policy.soft_time_limit_seconds or policy.deadline_seconds or task.app.conf.task_soft_time_limit
-    return Run(
-        resources=None,
-        task_id=step.task_id,
-        step=step.number,
-        celery_id=request.id,
-        attempt=fence.attempt,
-        delivery=fence.delivery,
-        previous=previous,
-        outputs=outputs_of(previous),
-        deadline=datetime.now(UTC) + timedelta(seconds=limit) if limit else None,
-        logger=logger_of(name, {"step": step.number}),
-        progress=progress,
-        _blobs=blobs,
-    )
+    return Run.begin(name, request.id, fence, previous, limit_seconds=limit, progress=progress, blobs=blobs)

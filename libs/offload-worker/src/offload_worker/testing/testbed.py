@@ -8,7 +8,6 @@ import json
 import tempfile
 import uuid
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from celery_leases.publish import message_key
@@ -21,7 +20,7 @@ from offload_core.settings import BlobSettings, FleetSettings
 from offload_worker import event_loop, exits
 from offload_worker.backend import describe
 from offload_worker.lifespan import Lifespan
-from offload_worker.run import Run, encode_returned, logger_of, outputs_of, with_outputs
+from offload_worker.run import Run, encode_returned, outputs_of, with_outputs
 from offload_worker.testing.broker import MemoryBroker
 from offload_worker.testing.store import MemoryTaskStore
 
@@ -230,20 +229,10 @@ class Testbed:
         def progress(done: int, total: int) -> None:
             self.store.progress(step, fence, done, total)
 
-        run: Run[Any] = Run(
-            resources=self._resources if self._resources is not None else self._lifespan.resources(),
-            task_id=step.task_id,
-            step=step.number,
-            celery_id=celery_id,
-            attempt=fence[0],
-            delivery=fence[1],
-            previous=previous,
-            outputs=outputs_of(previous),
-            deadline=datetime.now(UTC) + timedelta(seconds=limit) if limit else None,
-            logger=logger_of(name, {"step": step.number}),
-            progress=progress,
-            _blobs=lambda: self.blobs,
+        run = Run.begin(
+            name, celery_id, fence, previous, limit_seconds=limit, progress=progress, blobs=lambda: self.blobs
         )
+        run.resources = self._resources if self._resources is not None else self._lifespan.resources()
         function: Callable[..., Any] = self._worker.function(name)
         returned = function(contract.decode(data), run)
         result = event_loop.run(returned) if inspect.isawaitable(returned) else returned  # type: ignore[arg-type]  # a coroutine function's
