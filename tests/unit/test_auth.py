@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.requests import Request
 
@@ -115,11 +117,11 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path,
     file.write_text(line)
     keys = auth.Keys(settings(tmp_path, api_keys_file=str(file)))
     file.write_text(f"{other_line}\n")
-    keys.refresh()
+    asyncio.run(keys.refresh())
     assert keys.caller(request(x_api_key=other)).name == "other"
     with pytest.raises(Problem):
         keys.caller(request(x_api_key=key))
     file.write_text("no key at all, and longer than before")
-    keys.refresh()
+    asyncio.run(keys.refresh())
     assert keys.caller(request(x_api_key=other)).name == "other"
     assert "stay as they were" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from gateway import api_document, openapi, problems
 from gateway.admission import Admission
-from gateway.auth import Keys
+from gateway.auth import WATCH_SECONDS, Keys
 from gateway.dead_letters import endpoints as dead_letters
 from gateway.dependencies import Dependencies
 from gateway.dispatch import Dispatcher
@@ -24,10 +23,11 @@ from gateway.images import endpoints as images
 from gateway.intake.memory import UploadMemory
 from gateway.metrics import Metrics
 from gateway.queues import endpoints as queues
-from gateway.redis_watch import RedisWatch
+from gateway.redis_watch import SAMPLE_SECONDS, RedisWatch
+from gateway.repeating import repeating
 from gateway.reports import endpoints as reports
 from gateway.task_types import endpoints as task_types
-from gateway.task_types.service import Catalogue
+from gateway.task_types.service import REFRESH_SECONDS, Catalogue
 from gateway.tasks import endpoints as tasks
 from offload_core import logs, telemetry, trust
 from offload_core.blobs import BlobStore
@@ -68,13 +68,12 @@ def create(settings: GatewaySettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await deps.redis_watch.start()
-        await deps.catalogue.start()
-        watching = asyncio.create_task(deps.keys.watch())
-        yield
-        watching.cancel()
-        await deps.catalogue.stop()
-        await deps.redis_watch.stop()
+        async with (
+            repeating(deps.redis_watch.sample, SAMPLE_SECONDS),
+            repeating(deps.catalogue.refresh, REFRESH_SECONDS),
+            repeating(deps.keys.refresh, WATCH_SECONDS),
+        ):
+            yield
         await deps.redis.aclose()
         if started is not None:
             started.shutdown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import re
@@ -84,13 +83,7 @@ class Keys:
                 "one), or OFFLOAD_DEVELOPMENT_MODE=true on your own machine"
             )
 
-    async def watch(self) -> None:
-        """Read the file again whenever it has changed, until cancelled."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            self.refresh()
-
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read the file again if it has changed. A file that cannot be read changes nothing, and is logged."""
         version = self._version()
         if version is None or version == self._seen:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -26,10 +24,9 @@ class RedisWatch:
     """Whether Redis answers, how full it is, what its clock says, and what of its settings weakens the promises."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: GatewaySettings) -> None:
-        """Take the client; nothing is asked before `start`."""
+        """Take the client; nothing is asked before `sample`."""
         self._client = client
         self._settings = settings
-        self._sampler: asyncio.Task[None] | None = None
         # How far Redis's clock is ahead of this machine's.
         self._clock_ahead = timedelta()
         # These two the accept path sets too, where it learns of it first.
@@ -37,28 +34,12 @@ class RedisWatch:
         self.memory_share = 0.0
         self.warnings: tuple[str, ...] = ()
 
-    async def start(self) -> None:
-        """Look at Redis once, and then every second."""
-        await self._sample()
-        self._sampler = asyncio.create_task(self._keep_sampling())
-
-    async def stop(self) -> None:
-        """Stop looking."""
-        if self._sampler is not None:
-            self._sampler.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sampler
-
     def now(self) -> datetime:
         """Return the time by Redis's clock, by which what is delayed falls due."""
         return datetime.now(UTC) + self._clock_ahead
 
-    async def _keep_sampling(self) -> None:
-        while True:
-            await asyncio.sleep(SAMPLE_SECONDS)
-            await self._sample()
-
-    async def _sample(self) -> None:
+    async def sample(self) -> None:
+        """Look at Redis."""
         try:
             seconds, microseconds = await self._client.time()
             self._clock_ahead = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) - datetime.now(UTC)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import difflib
 import logging
 import time
@@ -37,7 +35,7 @@ class Catalogue:
     """The task types that there are, by name; of each the newest version first."""
 
     def __init__(self, client: redis.asyncio.Redis, settings: GatewaySettings) -> None:
-        """Take the client; nothing is read before `start`."""
+        """Take the client; nothing is read before `refresh`."""
         self._client = client
         self._prefix = settings.key_prefix
         # What each fleet has registered, when it wrote that, and when (monotonic) its key was last seen in Redis.
@@ -46,19 +44,6 @@ class Catalogue:
         self._seen_at: dict[str, float] = {}
         self._by_name: dict[str, list[TaskType]] = {}
         self._validators: dict[str, Any] = {}
-        self._reader: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Read the catalogue once, and again and again from then on."""
-        await self.refresh()
-        self._reader = asyncio.create_task(self._keep_reading())
-
-    async def stop(self) -> None:
-        """Stop reading."""
-        if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
 
     @property
     def version(self) -> int:
@@ -130,11 +115,6 @@ class Catalogue:
                 for known in (self._fleets, self._written_at, self._seen_at):
                     known.pop(fleet, None)
         self._by_name = _by_name(one for fleet in self._fleets.values() for one in fleet)
-
-    async def _keep_reading(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            await self.refresh()
 
     def _is_usable(self, task_type: TaskType) -> bool:
         """Return whether a task type is what it says: not the name of a built-in one, and with a schema that is one."""
