@@ -247,18 +247,20 @@ def test_two_versions_at_once(stack, scale):
     for module in ("image_worker", "mail_worker"):
         stack.worker(module)
     redis, api = stack.redis.client(), stack.client()
-    uploads = stack.blobs / "uploads" / "old"
-    uploads.mkdir(parents=True)
-    (uploads / "original").write_bytes(noisy_photo(60, 40))
-    count = 0
+    photo, count = noisy_photo(60, 40), 0
     for turn in range(100):
         for newer in (False, True):
             more = {"a_field_of_tomorrow": {"deep": [turn]}} if newer else {}
-            resize = RESIZE_IMAGE.encode(ResizeImage(source="uploads/old/original", width=20)) | more
-            report = RENDER_REPORT.encode(RenderReport(rows=1)) | more
-            for contract, arguments in ((RESIZE_IMAGE, resize), (RENDER_REPORT, report)):
+            for contract in (RESIZE_IMAGE, RENDER_REPORT):
                 task_id = f"v{count}"
                 count += 1
+                if contract is RESIZE_IMAGE:
+                    upload = stack.blobs / "uploads" / task_id
+                    upload.mkdir(parents=True)
+                    (upload / "original").write_bytes(photo)
+                    arguments = contract.encode(ResizeImage(source=f"uploads/{task_id}/original", width=20)) | more
+                else:
+                    arguments = contract.encode(RenderReport(rows=1)) | more
                 step = NewStep(contract.name, contract.queue, arguments)
                 made = messages.envelopes(task_id, [(step,)], {}, origin="test")
                 task = records.NewTask(task_id, "image", "development", ((step,),), made)
