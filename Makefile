@@ -57,7 +57,7 @@ faults: setup ## Break everything on purpose for half an hour, and write reports
 	@code=0; for part in "not alone -n2" "alone -n0"; do \
 	  $(RUN) pytest tests/faults --full -m "$${part% -n*}" -n$${part##*-n} $(FAULTS); status=$$?; \
 	  [ $$status -eq 0 ] || [ $$status -eq 5 ] || code=$$status; done; \
-	  $(RUN) python tests/faults/report.py && exit $$code
+	  $(RUN) python tests/faults/report.py $(if $(FAULTS),,--all) && exit $$code
 
 fuzz: setup ## Send the API more than 5,000 generated requests (about ten minutes; FUZZ_SEED=... for others)
 	@FUZZ_EXAMPLES=220 $(RUN) pytest tests/integration/test_openapi.py --numprocesses=0

@@ -1,6 +1,7 @@
 """The fault table: a row for each fault, gathered over several processes, written into reports/ and the docs.
 
-``python tests/faults/report.py`` writes it from what the last ``make faults`` has left in var/faults.
+``python tests/faults/report.py`` writes it from what the last ``make faults`` has left in var/faults; with ``--all``
+these are all faults of one machine, and no others stay.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ ROWS = ROOT / "var" / "faults" / "rows.jsonl"
 REPORT = ROOT / "reports" / "faults.md"
 # How the faults begin that `make faults-cluster` injects.
 ON_A_CLUSTER = "on a cluster: "
+# After a fault that was not injected again when others were.
+EARLIER = " †"
 MARK = "<!-- What follows is written by `make faults`. -->\n"
 COLUMNS = (
     "fault",
@@ -83,20 +86,34 @@ def figures(seconds: list[float]) -> str:
     return f"{statistics.median(ordered):.1f} / {p99:.1f} / {ordered[-1]:.1f} s of {len(ordered)}"
 
 
-def kept(report: str, rows: list[str]) -> list[str]:
-    """Return the rows of an earlier report that stay: those of a cluster that were not made again.
+def merged(report: str, rows: list[str], *, is_part: bool) -> list[str]:
+    """Return the rows of an earlier report with those that were made now in their places, and new ones after them.
 
-    `make faults` makes none of these. Where no other rows were made, all of the others stay too.
+    Rows that were not made again stay where only a part of the faults was injected, with a mark; those of a cluster
+    stay always, because `make faults` makes none of them.
     """
-    made = {fault_of(row) for row in rows}
-    has_others = not all(map(is_of_a_cluster, rows))
+    made = {fault_of(row): row for row in rows}
     earlier = [line for line in report.partition(MARK)[2].splitlines() if line.startswith("| ")][2:]
-    return [row for row in earlier if fault_of(row) not in made and (is_of_a_cluster(row) or not has_others)]
+    found = [
+        made.pop(fault_of(row), row if is_of_a_cluster(row) else _marked(row))
+        for row in earlier
+        if fault_of(row) in made or is_part or is_of_a_cluster(row)
+    ]
+    if not is_part:
+        # In their own order.
+        found = rows + [row for row in found if row not in rows]
+        made = {}
+    return sorted([*found, *made.values()], key=is_of_a_cluster)
+
+
+def _marked(row: str) -> str:
+    fault, rest = row.split(" | ", maxsplit=1)
+    return f"{fault.removesuffix(EARLIER)}{EARLIER} | {rest}"
 
 
 def fault_of(row: str) -> str:
     """Return the first cell of a row."""
-    return row.split(" | ", maxsplit=1)[0]
+    return row.split(" | ", maxsplit=1)[0].removesuffix(EARLIER)
 
 
 def is_of_a_cluster(row: str) -> bool:
@@ -112,8 +129,10 @@ def main() -> int:
     found = {row.order: row for row in (Row(**json.loads(line)) for line in ROWS.read_text().splitlines())}
     lines = [MARK, "| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
     rows = [found[order].line() for order in sorted(found)]
-    lines += sorted(rows + kept(REPORT.read_text(), rows), key=is_of_a_cluster)
+    lines += merged(REPORT.read_text(), rows, is_part="--all" not in sys.argv)
     lines += ["", f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}."]
+    if any(EARLIER in line for line in lines):
+        lines[-1] += f" {EARLIER.strip()} of an earlier run."
     table = "\n".join(lines) + "\n"
     for path in (REPORT, ROOT / "docs" / "explanation" / "reliability.md"):
         path.write_text(path.read_text().partition(MARK)[0] + table)

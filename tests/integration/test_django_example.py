@@ -181,10 +181,11 @@ def test_the_projects_celery_tasks_and_outbox_run_by_their_settings_alone(offloa
 
 
 WRITER = """
-import sys, django
+import sys, time, django
 django.setup()
 from orders.services import place
 for number in range(int(sys.argv[2])):
+    time.sleep(0.1)  # no more than the worker does, however long the kills take
     order = place(f"{sys.argv[1]}-{number}@example.com")
     # Committed: what is written here may never be lost.
     print(order.pk, flush=True)
@@ -213,7 +214,7 @@ def place_and_kill(shop: Shop, kills: int, orders: int, chance: random.Random) -
     writer.kill()
     count = "from offload_outbox.models import Entry; print(Entry.objects.filter(sent_at=None).count())"
     until(lambda: shop.python(count) == "0", "the outbox to be empty", seconds=120, pause_seconds=1)
-    until(shop.stack.is_quiet, "every task to end", seconds=120)
+    until(shop.stack.is_quiet, "every task to end", seconds=300)
     relay.stop()
     committed = {line for one in writers for line in one.output().split() if line.isdigit()}
     figures = (
@@ -232,5 +233,5 @@ def place_and_kill(shop: Shop, kills: int, orders: int, chance: random.Random) -
 
 def test_the_outbox_loses_and_doubles_nothing(shop):
     figures = place_and_kill(shop, kills=6, orders=100, chance=random.Random(7))
-    assert figures["orders"] > 20
+    assert figures["orders"] > 10
     assert (figures["lost"], figures["doubled"]) == (0, 0), figures
