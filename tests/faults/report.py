@@ -126,9 +126,9 @@ def main() -> int:
     if not ROWS.exists():
         print("no rows: `make faults` has not run", file=sys.stderr)
         return 1
-    found = {row.order: row for row in (Row(**json.loads(line)) for line in ROWS.read_text().splitlines())}
+    found = {row.fault: row for row in (Row(**json.loads(line)) for line in ROWS.read_text().splitlines())}
     lines = [MARK, "| " + " | ".join(COLUMNS) + " |", "| " + " | ".join("---" for _ in COLUMNS) + " |"]
-    rows = [found[order].line() for order in sorted(found)]
+    rows = [row.line() for row in sorted(found.values(), key=lambda row: row.order)]
     lines += merged(REPORT.read_text(), rows, is_part="--all" not in sys.argv)
     lines += ["", f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}."]
     if any(EARLIER in line for line in lines):

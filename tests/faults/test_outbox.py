@@ -23,7 +23,7 @@ def test_the_relay_killed_between_commit_and_post(stack, scale, tmp_path):
     until(lambda: client.get("/v1/task-types/django.run.v1").status_code == 200, "its task type")
     figures = place_and_kill(shop, kills, orders=100, chance=random.Random(scale.seed))
     Row(
-        order=31,
+        order=27.4,
         fault="the Django outbox: its relay `kill -9`, and every fifth time a writer too",
         load=f"{figures['orders']} orders, each with a task in its transaction",
         injected=kills,

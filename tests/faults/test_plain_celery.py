@@ -82,7 +82,7 @@ def test_workers_of_a_plain_application_killed(stack, scale, tmp_path):
     expected = (len(sent) - chords) + 6 * chords
     runs = (application.folder / "runs").read_text().split()
     Row(
-        order=32,
+        order=27.5,
         fault="workers of a plain Celery application `kill -9`, by `offload+redis://`",
         load=f"{len(sent) - chords} chains of three and {chords} chords of five",
         injected=kills,

@@ -81,7 +81,7 @@ def test_workers_killed_around_joins(stack, scale):
     until(stack.is_quiet, "every message to be settled", seconds=60)
     doubled = ended(stack) - len(tasks)
     Row(
-        order=28,
+        order=27.1,
         fault="workers `kill -9` around the joins of workflows",
         load=f"{len(tasks)} workflows of {BRANCHES} branches, {BRANCHES} branches and a step",
         injected=kills,
@@ -129,7 +129,7 @@ def test_two_versions_of_a_task_type_at_once(stack, scale, tmp_path):
     done = {task_id: stack.wait(client, task_id, seconds=120) for task_id in tasks}
     lost = [one for one, release in tasks.items() if done[one]["result"] != {"release": release}]
     Row(
-        order=29,
+        order=27.2,
         fault="two versions of a task type, whose workers come and go",
         load=f"{len(tasks)} tasks, each readable by one of the versions",
         injected=2 * turns,
@@ -162,7 +162,7 @@ def test_a_catalogue_that_vanishes(stack, scale):
     done = [stack.wait(client, task_id, seconds=120)["state"] for task_id in tasks]
     until(lambda: redis.hlen(keys.catalogue(PREFIX, "acme-worker")) > 0, "the registration", seconds=40)
     Row(
-        order=30,
+        order=27.3,
         fault="the catalogue of task types deleted from Redis",
         load=f"{len(tasks)} tasks of one's own",
         injected=deletions,
