@@ -72,6 +72,8 @@ def test_a_redis_that_hangs_is_like_one_that_is_away(offload):
     finally:
         offload.redis.process.send(signal.SIGCONT)
     until(lambda: ready.exists() and age(ready) < 2, "the worker to be ready again", seconds=60)
-    task_id = client.post("/v1/reports", json={"rows": 1}).json()["task_id"]
+    # The gateway looks once a second: until it has, posts get 503, and a client repeats them.
+    post = lambda: client.post("/v1/reports", json={"rows": 1}).json().get("task_id")  # noqa: E731 -- a condition
+    task_id = until(post, "a post to be taken")
     assert offload.wait(client, task_id)["state"] == "SUCCESS"
     assert worker.exit_code is None
