@@ -98,60 +98,29 @@ class RecordedBackend(BaseBackend):
 
     # -- what Celery calls
 
-    def mark_as_done(
-        self,
-        task_id: str,
-        result: object,
-        request: Any = None,  # noqa: ANN401 -- Celery's
-        store_result: bool = True,  # noqa: FBT001, FBT002 -- Celery's signature
-        state: str = states.SUCCESS,
-    ) -> None:
+    def mark_as_done(self, task_id: str, result: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- as Celery has it
         """Store what a function gave."""
         own = super().mark_as_done
-        self.own(lambda: own(task_id, result, request, store_result, state))
-        self.records.mark_as_done(task_id, value_of(result), request=request, state=state)
+        self.own(lambda: own(task_id, result, *args, **kwargs))
+        self.records.mark_as_done(task_id, value_of(result), *args, **kwargs)
 
-    def mark_as_failure(
-        self,
-        task_id: str,
-        exc: BaseException,
-        traceback: object = None,
-        request: Any = None,  # noqa: ANN401 -- Celery's
-        store_result: bool = True,  # noqa: FBT001, FBT002 -- Celery's signature
-        call_errbacks: bool = True,  # noqa: FBT001, FBT002 -- Celery's signature
-        state: str = states.FAILURE,
-    ) -> None:
+    def mark_as_failure(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- as Celery has it
         """Store why a task failed; its error callbacks are called."""
         own = super().mark_as_failure
-        self.own(lambda: own(task_id, exc, traceback, request, store_result, call_errbacks, state))
-        self.records.mark_as_failure(task_id, exc, traceback, request=request, state=state)
+        self.own(lambda: own(*args, **kwargs))
+        self.records.mark_as_failure(*args, **kwargs)
 
-    def mark_as_retry(
-        self,
-        task_id: str,
-        exc: BaseException,
-        traceback: object = None,
-        request: Any = None,  # noqa: ANN401 -- Celery's
-        store_result: bool = True,  # noqa: FBT001, FBT002 -- Celery's signature
-        state: str = states.RETRY,
-    ) -> None:
+    def mark_as_retry(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- as Celery has it
         """Store that a task is tried again, for its last error."""
         own = super().mark_as_retry
-        self.own(lambda: own(task_id, exc, traceback, request, store_result, state))
-        self.records.mark_as_retry(task_id, exc, traceback, request=request)
+        self.own(lambda: own(*args, **kwargs))
+        self.records.mark_as_retry(*args, **kwargs)
 
-    def mark_as_revoked(
-        self,
-        task_id: str,
-        reason: str = "",
-        request: Any = None,  # noqa: ANN401 -- Celery's
-        store_result: bool = True,  # noqa: FBT001, FBT002 -- Celery's signature
-        state: str = states.REVOKED,
-    ) -> None:
+    def mark_as_revoked(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- as Celery has it
         """Store that a task was revoked, or had expired."""
         own = super().mark_as_revoked
-        self.own(lambda: own(task_id, reason, request, store_result, state))
-        self.records.mark_as_revoked(task_id, reason, request=request)
+        self.own(lambda: own(*args, **kwargs))
+        self.records.mark_as_revoked(*args, **kwargs)
 
     def store_result(
         self,
