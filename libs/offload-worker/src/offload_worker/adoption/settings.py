@@ -17,8 +17,8 @@ class AdoptionSettings(Settings, ConsumerSettings, DrainSettings):
     owner: str = Field(
         default="celery",
         min_length=1,
-        description="Of an adopted Celery application: the API key that may see and cancel its tasks. Operators' keys "
-        "may too.",
+        description="Name of the API key that owns the tasks of an adopted Celery application: it may see and cancel "
+        "them, as operators' keys may.",
     )
 
 
