@@ -38,9 +38,18 @@ SEED = "0123456789abcdef" * 2
 OUTSIDE = "198.51.100.10"  # the lab's host that is not in the cluster
 
 
-def run(*command: str, check: bool = True, stdin: str | None = None, seconds: float = 300) -> str:
+def run(
+    *command: str,
+    check: bool = True,
+    stdin: str | None = None,
+    seconds: float = 300,
+    environment: dict[str, str] | None = None,
+) -> str:
     """Run a command and return its output; its errors are shown when it fails."""
-    done = subprocess.run(command, check=False, input=stdin, capture_output=True, text=True, timeout=seconds, cwd=ROOT)
+    done = subprocess.run(
+        command, check=False, input=stdin, capture_output=True, text=True, timeout=seconds, cwd=ROOT,
+        env=os.environ | (environment or {}),
+    )  # fmt: skip
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done.stdout if check else done.stdout + done.stderr
