@@ -79,7 +79,7 @@ def test_a_hundred_thousand_delayed_tasks(stack, scale):
         made = messages.envelopes(
             f"d{number}", [(step,)], {}, origin="test", due=datetime.fromtimestamp(due_ms / 1000, UTC)
         )
-        task = records.NewTask(f"d{number}", "email", "development", (step,), made)
+        task = records.NewTask(f"d{number}", "email", "development", ((step,),), made)
         call = TaskStore(PREFIX, BROKER).accept(task)
         pipe.execute_command(*call.script.command((), call.arguments, full=number == 0))
         if number % 1000 == 999:

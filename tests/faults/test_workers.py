@@ -239,9 +239,9 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
         client = Client(stack.url, stack.folder / "client.jsonl", name=f"c{number}")
         client.post([image(number, SMALL_PHOTO, chain=True)])
         pause.reached()
+        other = stack.worker("image_worker", ONE)
         began = time.monotonic()
         pause.process.send_group(signal.SIGSTOP)
-        other = stack.worker("image_worker", ONE)
         (task_id,) = client.accepted()
         task = stack.wait(api, task_id, seconds=120)
         recovery.append(time.monotonic() - began)
@@ -261,10 +261,10 @@ def test_a_worker_that_sleeps_for_three_leases(stack, scale):
         verdict,
         order=8,
         fault="SIGSTOP for three leases, then SIGCONT",
-        load="3 chains of three",
-        injected=3,
+        load=f"{len(clients)} chains of three, another worker idle",
+        injected=len(clients),
         recovery=recovery,
-        seen="the sleeper's result and acknowledgement were fenced; one mail each",
+        seen="(recovery: to the end of the chain) the sleeper's result and acknowledgement were fenced; one mail each",
     ).note()
     verdict.check()
 
