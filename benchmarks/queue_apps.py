@@ -37,6 +37,13 @@ def stock(*, safe: bool, results: bool = False) -> Celery:
     return app
 
 
+def adopted() -> Celery:
+    """The application of `stock`, with its safety settings and results, on Offload by its broker URL."""
+    app = stock(safe=True, results=True)
+    app.conf.broker_url = f"offload+{URL}"
+    return app
+
+
 def leases() -> Celery:
     """Celery on our broker alone."""
     app = Celery("bench", broker=URL)
@@ -71,6 +78,7 @@ if KIND:
         "stock": lambda: stock(safe=False),
         "stock-safe": lambda: stock(safe=True),
         "stock-results": lambda: stock(safe=True, results=True),
+        "adopted": adopted,
         "leases": leases,
         "offload": offload,
     }[KIND]()

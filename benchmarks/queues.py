@@ -37,6 +37,7 @@ def compare(folder: Path, pool: str) -> None:
             "leases": lambda: _rate(server, folder, "leases", pool),
             "stock, the same + STARTED + results in Redis": lambda: _rate(server, folder, "stock-results", pool),
             "leases + gate + record": lambda: _rate(server, folder, "offload", pool),
+            "adopted: leases + gate + record + results in Redis": lambda: _rate(server, folder, "adopted", pool),
         }
         values = in_turn(sides)
     finally:
@@ -46,6 +47,10 @@ def compare(folder: Path, pool: str) -> None:
         (("stock, same safety settings", "leases"), "1.3 x or more"),
         (("stock, defaults", "leases"), "1 x or more"),
         (("stock, the same + STARTED + results in Redis", "leases + gate + record"), "none set; told apart"),
+        (
+            ("stock, the same + STARTED + results in Redis", "adopted: leases + gate + record + results in Redis"),
+            "none set; told apart",
+        ),
     ):
         chosen = {name: values[name] for name in names}
         Comparison(title, "tasks/s", chosen, more_is_better=True).show(aim)
@@ -94,6 +99,7 @@ def _fill(client: redis.Redis, url: str, kind: str) -> Callable[[], int]:
         for _ in range(TASKS):
             task.apply_async(producer=producer)
     app.close()
-    if kind == "leases":
-        return lambda: int(client.hlen("leases:celery:live"))
+    if kind in {"leases", "adopted"}:
+        live = f"{'leases:' if kind == 'leases' else 'offload:queue:'}celery:live"
+        return lambda: int(client.hlen(live))
     return lambda: int(client.llen("celery")) + int(client.hlen("unacked"))
