@@ -50,7 +50,9 @@ wheels: setup ## Build the wheels that a worker of your own needs, into dist/whe
 	@ls dist/wheels
 
 cluster-test: setup ## Run the tests that need a Kubernetes with KEDA, and write reports/cluster.md
-	@$(RUN) pytest tests/cluster --numprocesses=0 --verbose
+	@# What only renders the chart needs no turn of its own.
+	@$(RUN) pytest tests/cluster/test_values.py --numprocesses=2
+	@$(RUN) pytest tests/cluster --ignore=tests/cluster/test_values.py --numprocesses=0 --verbose
 
 faults: setup ## Break everything on purpose for half an hour, and write reports/faults.md (FAULTS=... for pytest)
 	@rm -f var/faults/rows.jsonl
