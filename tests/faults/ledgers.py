@@ -26,7 +26,7 @@ from integration.conftest import JPEG, PREFIX, photo
 from PIL import Image
 
 from devstack.waiting import until
-from offload_core import keys, records
+from offload_core import events, keys, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -298,19 +298,21 @@ def _effects(
 
 
 def _events(
-    verdict: Verdict, events: list[tuple[bytes, dict[bytes, bytes]]], task_id: str, kills: Sequence[float]
+    verdict: Verdict, stream: list[tuple[bytes, dict[bytes, bytes]]], task_id: str, kills: Sequence[float]
 ) -> None:
     has_ended = False
-    starts: dict[bytes, list[float]] = defaultdict(list)
-    for name, event in events:
-        if event[b"data"] == b"REDRIVEN":
+    starts: dict[int, list[float]] = defaultdict(list)
+    for name, event in stream:
+        kind = event[b"type"].decode()
+        if kind == "task.redriven":
             has_ended = False
         if has_ended:
             verdict.changed_after_the_end.append(f"{task_id}: {event}")
-        if event[b"type"] == b"task" and event[b"data"].decode() in records.TERMINAL:
+        if kind in events.ENDS:
             has_ended = True
-        if event[b"type"] == b"step" and event[b"data"] == b"STARTED":
-            starts[event[b"step"]].append(int(name.partition(b"-")[0]) / 1000)
+        if kind == "step.started":
+            number = json.loads(event[b"data"])["step"]["number"]
+            starts[number].append(int(name.partition(b"-")[0]) / 1000)
     for times in starts.values():
         for first, again in itertools.pairwise(times):
             verdict.again += 1

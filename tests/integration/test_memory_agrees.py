@@ -153,7 +153,7 @@ class Machine(RuleBasedStateMachine):
         assert is_buried == (self.broker.lose(popped) is not None)
         if is_buried:
             step, (attempt, _) = self.run_of(popped)
-            last = (attempt, 2**31)
+            last = (attempt, records.BURIED)
             self.both(self.real.finish(step, last, "FAILURE", ERROR), self.memory.finish(step, last, "FAILURE", ERROR))
             scripts.REPORTED(self.redis, [f"{BROKER}{popped.queue}"], [popped.message_key])
             letter = self.broker.dead_letter(popped.queue, popped.message_key)

@@ -8,12 +8,12 @@ scripts are checked like those of the client itself.
 {{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +pttl +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
 {{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
-{{- $queues := list "queue" "task" "step" "ended" "events" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
-{{- $queues = printf "%s ~%sexpiring" $queues $prefix -}}
+{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
   keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*
-  commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +persist +info +config|get
+  commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}
 {{- range include "offload.fleets" . | fromJson }}

@@ -55,6 +55,21 @@ def events(prefix: str, task_id: str) -> str:
     return f"{prefix}events:{task_id}"
 
 
+def owner_events(prefix: str, owner: str) -> str:
+    """Return the key of the event stream of all tasks of an owner, or of all owners (``""``)."""
+    return f"{prefix}events-of:{owner}"
+
+
+def tasks(prefix: str, owner: str, state: str) -> str:
+    """Return the key of the tasks in a state, by creation: those of an owner, or of all owners (``""``)."""
+    return f"{prefix}tasks:{owner}:{state}"
+
+
+def forgetting(prefix: str) -> str:
+    """Return the key of the tasks that leave these lists, by the time (ms) when their records expire."""
+    return f"{prefix}forgetting"
+
+
 def idempotency(prefix: str, owner: str, idempotency_key: str) -> str:
     """Return the key of an idempotency key: its scope is the API key."""
     return f"{prefix}idempotency:{owner}:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from celery_leases.scripts import Argument
     from offload_core.messages import Envelope, NewStep, Stage
 
+STATES = ("PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED")
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 # The kind of the tasks of adopted Celery applications.
 ADOPTED = "celery"
 # What ``self.replace()`` of Celery publishes counts its attempts from so many on: it comes after all of the task
 # that it replaces.
 REPLACED = 1_000_000
+# The delivery of what the broker says of a step whose message it has given up: no run's comes after it.
+BURIED = 2**31
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,18 @@ workers' own.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_leases.publish import load
 from celery_leases.scripts import Argument, Script
 from offload_core import keys
+from offload_core.records import STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import redis
     import redis.asyncio
@@ -72,6 +74,9 @@ _FINISH = TaskScript("offload_core/lua/finish.lua")
 _RETRY = TaskScript("offload_core/lua/retry.lua")
 _PROGRESS = TaskScript("offload_core/lua/progress.lua")
 _CANCEL = TaskScript("offload_core/lua/cancel.lua")
+_LIST = TaskScript("offload_core/lua/list.lua")
+_FORGET = TaskScript("offload_core/lua/forget.lua")
+_MEND = TaskScript("offload_core/lua/mend.lua")
 _EXPIRE = TaskScript("offload_core/lua/expire.lua")
 _REDRIVE = TaskScript("offload_core/lua/redrive.lua")
 _DISCARD = TaskScript("offload_core/lua/discard.lua")
@@ -83,6 +88,52 @@ class Rate:
 
     per_second: float
     burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which tasks a list shows: those of an owner or all (``""``), created between two times (ms, 0: any).
+
+    Of each of `tags` a task has at least one.
+    """
+
+    owner: str
+    states: tuple[str, ...] = STATES
+    after: int = 0
+    before: int = 0
+    task: str = ""
+    queue: str = ""
+    error_code: str = ""
+    trace_id: str = ""
+    tags: tuple[tuple[str, ...], ...] = ()
+
+
+class Place(NamedTuple):
+    """A place in a list: behind the task of this time (ms) and id."""
+
+    created_at: int
+    task_id: str
+
+
+class Found(NamedTuple):
+    """What one look at a list has found, and the place from which to go on."""
+
+    examined: int
+    is_end: bool
+    place: Place
+    # Of each task its id and its fields.
+    rows: list[tuple[str, list[str | None]]]
+
+    @classmethod
+    def of(cls, answer: Sequence[Any]) -> Found:
+        """Return what `TaskStore.find` has answered."""
+        examined, is_end, created_at, task_id, *rows = answer
+        return cls(
+            examined,
+            bool(is_end),
+            Place(int(created_at), task_id.decode()),
+            [(row[0].decode(), [value.decode() if value is not None else None for value in row[1:]]) for row in rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +241,33 @@ class TaskStore:
     def expire(self, limit: int = 100) -> Call:
         """End tasks that were not started in time, as many at most."""
         return _EXPIRE.of(prefix=self.prefix, broker_prefix=self.broker_prefix, keep_ms=self.keep_ms, limit=limit)
+
+    def find(
+        self,
+        wanted: Wanted,
+        fields: Sequence[str],
+        *,
+        limit: int,
+        examine: int,
+        place: Place | None = None,
+        newer: bool = False,
+    ) -> Call:
+        """Look for tasks behind a place, the newest first; with `newer` the other way. `Found` reads the answer.
+
+        It looks at so many tasks at most. `fields` are those of the record; the first one is in every record.
+        """
+        return _LIST.of(
+            prefix=self.prefix, direction="newer" if newer else "older", **{"from": place},
+            **dataclasses.asdict(wanted), fields=fields, limit=limit, examine=examine,
+        )  # fmt: skip
+
+    def forget(self, limit: int = 1000) -> Call:
+        """Take tasks whose records have expired out of the lists, as many at most. Answers how many there were."""
+        return _FORGET.of(prefix=self.prefix, limit=limit)
+
+    def mend(self, owner: str, state: str, task_ids: Sequence[str]) -> Call:
+        """Put right the places of tasks in the list of a state. Answers how many were wrong."""
+        return _MEND.of(prefix=self.prefix, owner=owner, state=state, task_ids=task_ids)
 
     def redrive(self, queue: str, message_key: str) -> Call:
         """Bring a dead letter back, with its task."""

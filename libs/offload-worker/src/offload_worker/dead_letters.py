@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 
+from offload_core.records import BURIED
 from offload_worker.fence import Fence
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def tell(backend: RecordBackend, message: dict[str, Any], reason: str) -> None:
         description="Messages that were given up, by reason; a letter told of twice counts twice",
     ).add(1, {"offload.reason": reason})
     # Whatever ran before, the burying has the last word: no delivery of this attempt comes after it.
-    last = Fence.of_headers(message["headers"])._replace(delivery=2**31)
+    last = Fence.of_headers(message["headers"])._replace(delivery=BURIED)
     # As long as the dead letter, which can be redriven.
     keep_ms = backend.settings.dead_letter_retention_seconds * 1000
     backend.fail(str(celery_id), error, last, keep_ms=keep_ms)

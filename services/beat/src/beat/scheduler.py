@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 OWNER = "beat"
 TICK_SECONDS = 1.0
+# One script takes so many expired tasks out of the lists, which takes Redis a few milliseconds.
+FORGET_LIMIT = 500
 
 _OCCURRENCE = TaskScript("beat/lua/occurrence.lua")
 
@@ -61,6 +63,8 @@ class OccurrenceScheduler(Scheduler):
             for schedule in self._schedules:
                 self._publish_due(schedule, now)
             self._tasks.expire().run(self._client)
+            while self._tasks.forget(FORGET_LIMIT).run(self._client) == FORGET_LIMIT:
+                pass  # a burst of tasks has expired
             self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:
             if not self._is_unavailable:

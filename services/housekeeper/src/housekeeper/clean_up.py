@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from itertools import batched
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import Admin
 from offload_core import blobs, keys
 from offload_core.records import TERMINAL
+from offload_core.task_store import TaskStore
 
 if TYPE_CHECKING:
     import redis
@@ -42,6 +44,7 @@ def clean_up(
             deleted["uploads"] += 1
     if thorough:
         deleted["records"] = _expire_forgotten(settings, client)
+        deleted["listed"] = _mend_lists(settings, client)
     logger.info("cleaned up: %s", deleted)
     return {**deleted}
 
@@ -64,6 +67,17 @@ def _has_open_record(settings: HousekeeperSettings, client: redis.Redis, blob_ke
     """Return whether the blob's task is still under way: a later step may want to read it."""
     state: Any = client.hget(_record_key(settings, blob_key), "state")
     return state is not None and state.decode() not in TERMINAL
+
+
+def _mend_lists(settings: HousekeeperSettings, client: redis.Redis) -> int:
+    """Put right the lists of tasks by state. Returns how many tasks were where they do not belong."""
+    store, mended = TaskStore.of(settings), 0
+    prefix = keys.tasks(settings.key_prefix, "", "").removesuffix(":")
+    for key in client.scan_iter(match=f"{prefix}*", count=500):
+        owner, _, state = key.decode().removeprefix(prefix).rpartition(":")
+        for some in batched(client.zscan_iter(key, count=500), 500, strict=False):
+            mended += store.mend(owner, state, [task_id.decode() for task_id, _ in some]).run(client)
+    return mended
 
 
 def _expire_forgotten(settings: HousekeeperSettings, client: redis.Redis) -> int:

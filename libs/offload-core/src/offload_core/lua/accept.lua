@@ -1,4 +1,4 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/states.lua
 --- @include celery_leases/scripts/publish.lua
 --- @include celery_leases/scripts/depth.lua
 -- Takes a task: idempotency key, record and first message, or nothing of it.
@@ -8,7 +8,7 @@
 --       (ms) until which it must be started or 0, number of further first messages, of each its queue, message key and
 --       message, then the record's fields.
 -- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait, and of
--- 'full' the queue}. What was accepted before is answered before any limit is looked at. Events: task PENDING.
+-- 'full' the queue}. What was accepted before is answered before any limit is looked at. Events: task.accepted.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local idempotency_key, limit, expires_at, further = ARGV[8], tonumber(ARGV[10]), ARGV[16], tonumber(ARGV[17])
 

@@ -1,10 +1,10 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/states.lua
 --- @include celery_leases/scripts/publish.lua
 -- Publishes a message of an adopted Celery application. Where no record has its step yet, one is written with it. A later
 -- step of a chain says that the one before has succeeded, so that this one is not run again if its worker dies now.
 -- ARGV: prefix, broker prefix, Celery id, root id, queue, message key, message, due_ms, priority, the first argument as a
 --       result, the steps that are known as JSON, then the record's further fields.
--- Returns what `leases_publish` does. Events: task PENDING of a new record, step SUCCESS of the step before.
+-- Returns what `leases_publish` does. Events: task.accepted of a new record, step.succeeded of the step before.
 local prefix, id, root_id = ARGV[1], ARGV[3], ARGV[4]
 local task_id, n = step_of(prefix, id)
 if redis.call('EXISTS', step_key(prefix, id)) == 1 and n > 1 then
@@ -12,8 +12,8 @@ if redis.call('EXISTS', step_key(prefix, id)) == 1 and n > 1 then
   local record = redis.call('HMGET', key, 'steps', (n - 1) .. ':state')
   if record[1] and not TERMINAL[record[2]] then
     -- What an immutable step is given is no result.
-    local result = cjson.decode(record[1])[n].immutable and '{}' or ARGV[10]
-    end_step(prefix, task_id, n - 1, 'SUCCESS', now_ms(), (n - 1) .. ':result', result)
+    local steps = cjson.decode(record[1])
+    end_step(prefix, task_id, steps, n - 1, 'SUCCESS', now_ms(), steps[n].immutable and '{}' or ARGV[10])
   end
 elseif redis.call('EXISTS', record_key(prefix, id)) == 0 then
   local fields = {'adopted', 1, 'steps', ARGV[11]}

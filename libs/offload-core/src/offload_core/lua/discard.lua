@@ -1,4 +1,4 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/states.lua
 --- @include offload_core/lua/dead_letter.lua
 --- @include celery_leases/scripts/discard.lua
 -- Deletes a dead letter; what was kept for its sake lives on as long as that of any other task that has ended.

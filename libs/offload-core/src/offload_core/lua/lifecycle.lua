@@ -18,17 +18,25 @@ end
 -- Ends a task with its step n: the only way to do so. What has not ended never will, for this reason; `error` (a table
 -- with `code` and `message`) is what ended it, if an error did. What its subscriptions ask for is published. The record
 -- and its events live for keep_ms from now on, the idempotency key a day at least, and what is left of the task as long
--- as its outputs and that key. Events: step REVOKED of those that have not ended, the task's state, and task PENDING of
--- what is published.
-local function end_task(prefix, broker, task_id, n, count, state, reason, now, keep_ms, error, traceparent)
+-- as its outputs and that key. Events: task.succeeded, task.failed or task.cancelled, and task.accepted of what is
+-- published.
+local function end_task(prefix, broker, task_id, steps, n, state, reason, now, keep_ms, error, traceparent)
   local key = record_key(prefix, task_id)
-  for other = 1, count do
+  for other = 1, #steps do
     if not TERMINAL[redis.call('HGET', key, other .. ':state')] then
-      end_step(prefix, task_id, other, 'REVOKED', now, other .. ':error', cjson.encode({code = reason}))
+      end_step(prefix, task_id, steps, other, 'REVOKED', now, cjson.encode({code = reason}))
     end
   end
-  redis.call('HSET', key, 'state', state, 'finished_at', now)
-  emit(prefix, task_id, 'task', '', state)
+  if state == 'SUCCESS' then
+    set_state(prefix, task_id, state, 'finished_at', now)
+    redis.call('HDEL', key, 'reason')
+    emit(prefix, task_id, 'task.succeeded', {})
+  else
+    local code = error and error.code or reason
+    set_state(prefix, task_id, state, 'finished_at', now, 'reason', code)
+    local event = state == 'FAILURE' and 'task.failed' or 'task.cancelled'
+    emit(prefix, task_id, event, {reason = code, step = step_data(prefix, task_id, steps, n)})
+  end
   expire_record(prefix, task_id, keep_ms)
   local ends = redis.call('HMGET', key, 'idempotency_key', 'created_at', 'kind', 'retain_ms')
   local live_ms = tonumber(ends[4] or 0)
@@ -45,5 +53,5 @@ local function end_task(prefix, broker, task_id, n, count, state, reason, now, k
   if live_ms > tonumber(keep_ms) then
     leave_outcome(prefix, task_id, state, now, live_ms)
   end
-  publish_outbox(prefix, broker, task_id, state, n, error or {code = reason, message = ''}, traceparent or '')
+  publish_outbox(prefix, broker, task_id, steps, n, state, error or {code = reason, message = ''}, traceparent or '')
 end

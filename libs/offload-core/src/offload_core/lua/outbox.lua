@@ -1,4 +1,4 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/states.lua
 --- @include celery_leases/scripts/publish.lua
 --- @include offload_core/lua/envelope.lua
 -- The outbox: what a task's subscriptions ask for when it ends is published by the script that ends it.
@@ -21,15 +21,14 @@ local function subscriptions(key)
 end
 
 -- Publishes what is asked for when a task ends with step n, for this reason.
-local function publish_outbox(prefix, broker, task_id, state, n, reason, traceparent)
+local function publish_outbox(prefix, broker, task_id, steps, n, state, reason, traceparent)
   local key = record_key(prefix, task_id)
   local asked = subscriptions(key)
   if #asked == 0 then
     return
   end
-  local record = redis.call('HMGET', key, 'steps', 'owner', 'trace_id', 'redrives')
-  local step = cjson.decode(record[1])[n] or {}
-  local times = record[4] and #cjson.decode(record[4]) or 0
+  local record = redis.call('HMGET', key, 'owner', 'trace_id', 'redrives')
+  local step, times = steps[n], record[3] and #cjson.decode(record[3]) or 0
   for _, one in ipairs(asked) do
     local id = task_id .. '-' .. one.name .. (times > 0 and '-' .. times or '')
     local is_wanted = false
@@ -42,10 +41,10 @@ local function publish_outbox(prefix, broker, task_id, state, n, reason, tracepa
       arguments.code, arguments.reason = reason.code, reason.message
       local first = {name = one.task, queue = one.queue, id = id, stage = 1}
       local fields = {
-        'kind', one.kind, 'owner', record[2], 'parent_task_id', task_id, 'steps', cjson.encode({first}),
+        'kind', one.kind, 'owner', record[1], 'parent_task_id', task_id, 'steps', cjson.encode({first}),
       }
-      if record[3] then
-        fields[#fields + 1], fields[#fields + 2] = 'trace_id', record[3]
+      if record[2] then
+        fields[#fields + 1], fields[#fields + 2] = 'trace_id', record[2]
       end
       create_record(prefix, id, fields, 1)
       local message = envelope(id, first, 0, {cjson.encode(arguments)}, traceparent, {}, 'null')

@@ -1,8 +1,9 @@
 -- A task's record: one hash, changed by scripts only. What is terminal stays terminal.
--- Fields of the task: kind owner user_id created_at state steps notify subscriptions trace_id parent_task_id
--- cancel_requested finished_at idempotency_key retain_ms redrives due_at expires_at tags metadata adopted headers (of later
--- steps' messages). Fields of step n: "n:message" (of a later stage), "n:state", "n:attempt", "n:delivery", "n:started_at",
--- "n:ended_at", "n:worker", "n:result", "n:error", "n:progress", "n:retry_at", "n:first_attempt" (since it was redriven).
+-- Fields of the task: kind owner user_id created_at state reason (of RETRY, FAILURE and REVOKED) steps notify subscriptions
+-- trace_id parent_task_id cancel_requested finished_at idempotency_key retain_ms redrives due_at expires_at tags metadata
+-- adopted headers (of later steps' messages). Fields of step n: "n:message" (of a later stage), "n:state", "n:attempt", "n:delivery", "n:started_at",
+-- "n:ended_at", "n:worker", "n:result", "n:error", "n:progress", "n:progressed_at" (of the last event), "n:retry_at",
+-- "n:first_attempt" (since it was redriven).
 
 local TERMINAL = {SUCCESS = true, FAILURE = true, REVOKED = true}
 
@@ -13,15 +14,6 @@ end
 
 local function record_key(prefix, task_id)
   return prefix .. 'task:' .. task_id
-end
-
-local function emit(prefix, task_id, kind, step, data)
-  redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', 1000, '*', 'type', kind, 'step', step, 'data', data)
-end
-
-local function end_step(prefix, task_id, n, state, now, ...)
-  redis.call('HSET', record_key(prefix, task_id), n .. ':state', state, n .. ':ended_at', now, ...)
-  emit(prefix, task_id, 'step', n, state)
 end
 
 -- Why a run of a step may not speak: 'record.missing', 'ended', or 'fenced' when a later run has spoken, which is one
@@ -63,17 +55,4 @@ local function record_keys(prefix, task_id)
     end
   end
   return found
-end
-
-local function expire_record(prefix, task_id, ms)
-  for _, key in ipairs(record_keys(prefix, task_id)) do
-    redis.call('PEXPIRE', key, ms)
-  end
-end
-
-local function create_record(prefix, task_id, fields, count)
-  local key = record_key(prefix, task_id)
-  redis.call('HSET', key, unpack(fields))
-  redis.call('HSET', key, 'state', 'PENDING', 'created_at', string.format('%.0f', now_ms()), 'count', count)
-  emit(prefix, task_id, 'task', '', 'PENDING')
 end

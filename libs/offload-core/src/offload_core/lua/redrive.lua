@@ -5,7 +5,7 @@
 -- the gate lets it run again. Branches that were cancelled with it are published again.
 -- ARGV: the request as JSON: prefix, broker_prefix, queue, message_key, celery_id.
 -- Returns 'redriven', or why not: 'dead_letter.missing', 'dead_letter.unreported' (its task does not know of its death
--- yet), 'record.missing', 'task.ended' (cancelled, or done by another run). Events: task REDRIVEN.
+-- yet), 'record.missing', 'task.ended' (cancelled, or done by another run). Events: task.redriven.
 local request = cjson.decode(ARGV[1])
 local prefix, broker, queue, message_key = request.prefix, request.broker_prefix, request.queue, request.message_key
 local task_id, n = step_of(prefix, request.celery_id)
@@ -27,9 +27,10 @@ local redrives = record[7] and cjson.decode(record[7]) or {}
 redrives[#redrives + 1] = {
   at = now_ms(), step = n, reason = letter.reason, deliveries = letter.deliveries, worker = letter.owner,
   died_at = letter.died_at_ms}
-redis.call('HSET', key, 'state', 'PENDING', 'redrives', cjson.encode(redrives),
+keep_record(prefix, task_id)
+set_state(prefix, task_id, 'PENDING', 'redrives', cjson.encode(redrives),
   n .. ':state', 'PENDING', n .. ':delivery', letter.deliveries, n .. ':first_attempt', record[8] or 0)
-redis.call('HDEL', key, 'finished_at', 'cancel_requested', n .. ':error', n .. ':ended_at', n .. ':retry_at',
+redis.call('HDEL', key, 'finished_at', 'reason', 'cancel_requested', n .. ':error', n .. ':ended_at', n .. ':retry_at',
   n .. ':progress')
 local steps = cjson.decode(record[9])
 for other = 1, #steps do
@@ -44,10 +45,6 @@ for other = 1, #steps do
     end
   end
 end
--- Alive again: nothing of it expires before it ends again.
-for _, kept in ipairs(record_keys(prefix, task_id)) do
-  redis.call('PERSIST', kept)
-end
 if record[6] then
   redis.call('PERSIST', record[6])
 end
@@ -55,6 +52,6 @@ local figures = prefix .. 'figures:' .. string.format('%d', math.floor(tonumber(
 if redis.call('EXISTS', figures) == 1 then
   redis.call('HINCRBY', figures, record[4] .. ':FAILURE', -1)
 end
-emit(prefix, task_id, 'task', '', 'REDRIVEN')
+emit(prefix, task_id, 'task.redriven', {step = step_data(prefix, task_id, steps, n)})
 leases_redrive(broker, queue, message_key)
 return 'redriven'

@@ -92,7 +92,7 @@ local function withdraw_stage(prefix, broker, task_id, steps, stage, reason, spa
       if not withdraw_step(prefix, broker, task_id, steps, n) then
         under_way = under_way + 1
       elseif n ~= spare then
-        end_step(prefix, task_id, n, 'REVOKED', now_ms(), n .. ':error', cjson.encode({code = reason}))
+        end_step(prefix, task_id, steps, n, 'REVOKED', now_ms(), cjson.encode({code = reason}))
       end
     end
   end
@@ -112,7 +112,7 @@ end
 local function expire_task(prefix, broker, task_id, steps, n, now, keep_ms, traceparent)
   local error = {code = 'task.expired', message = 'the task was not started in time'}
   withdraw_stage(prefix, broker, task_id, steps, 1, 'task.expired', n)
-  end_step(prefix, task_id, n, 'FAILURE', now, n .. ':error', cjson.encode(error))
+  end_step(prefix, task_id, steps, n, 'FAILURE', now, cjson.encode(error), error.code)
   redis.call('ZREM', prefix .. 'expiring', task_id)
-  end_task(prefix, broker, task_id, n, #steps, 'FAILURE', 'task.expired', now, keep_ms, error, traceparent)
+  end_task(prefix, broker, task_id, steps, n, 'FAILURE', 'task.expired', now, keep_ms, error, traceparent)
 end

@@ -16,6 +16,7 @@ from offload_core import keys
 from offload_core.blobs import BlobStore
 from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
+from offload_core.records import BURIED
 from offload_core.settings import BlobSettings, FleetSettings
 from offload_worker import event_loop, exits
 from offload_worker.backend import describe
@@ -194,7 +195,7 @@ class Testbed:
             self._dying[name] -= 1
             reason = self.broker.lose(taken)
             if reason is not None:
-                self.store.finish(step, (attempt, 2**31), "FAILURE", {"code": reason, "message": reason})
+                self.store.finish(step, (attempt, BURIED), "FAILURE", {"code": reason, "message": reason})
             return
         self.store.finish(step, fence, "SUCCESS", result)
         self.broker.settle(taken)
@@ -209,7 +210,7 @@ class Testbed:
         self.store.retry(step, (attempt, taken.delivery), described, retry_at)
         if pause is None:
             self.broker.bury(taken, described["code"])
-            self.store.finish(step, (attempt, 2**31), "FAILURE", described)
+            self.store.finish(step, (attempt, BURIED), "FAILURE", described)
             letter = self.broker.dead_letter(taken.queue, taken.message_key)
             if letter is not None:
                 letter.reported = True

@@ -1,4 +1,4 @@
---- @include offload_core/lua/records.lua
+--- @include offload_core/lua/states.lua
 --- @include celery_leases/scripts/publish.lua
 -- Publishes one occurrence of a schedule, once.
 -- ARGV: the request as JSON: prefix, broker_prefix, schedule, occurrence (ms), grace_ms, task_id, queue, message_key,
@@ -6,7 +6,7 @@
 -- Returns 'published', 'done' (this occurrence or a later one was before), 'early', 'late' (past its grace),
 -- 'recovered'. A last occurrence that lies in the future was published while Redis's clock was ahead. Waiting for it
 -- would stop the schedule for as long as the clock was ahead: the occurrence before it counts instead, and what is
--- published is 'recovered'. Events: task PENDING.
+-- published is 'recovered'. Events: task.accepted.
 local request = cjson.decode(ARGV[1])
 local prefix, schedule, occurrence = request.prefix, request.schedule, request.occurrence
 local now = now_ms()
