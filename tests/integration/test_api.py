@@ -426,6 +426,25 @@ def test_links_are_for_one_output_and_for_a_time(offload, shop):
 # -- operations
 
 
+def test_a_list_has_the_callers_own_tasks_and_an_operators_those_of_all(offload, shop, root):
+    other = client_of(offload, "other")
+    tag = "of:lists"
+    ids = {name: client.post("/v1/reports", json={"rows": 1, "tags": [tag]}).json()["task_id"]
+           for name, client in (("shop", shop), ("other", other))}  # fmt: skip
+
+    def listed(client: httpx.Client, **params: str) -> list[tuple[str, str]]:
+        answer = client.get("/v1/tasks", params={"tag": tag, **params})
+        return [(one["tenant"], one["task_id"]) for one in answer.raise_for_status().json()["data"]]
+
+    assert listed(shop) == [("shop", ids["shop"])]
+    assert listed(other) == [("other", ids["other"])]
+    assert listed(root) == [("other", ids["other"]), ("shop", ids["shop"])]
+    assert listed(root, tenant="shop") == [("shop", ids["shop"])]
+    assert problem(shop.get("/v1/tasks", params={"tenant": "other"})) == (403, "auth.scope")
+    cursor = root.get("/v1/tasks", params={"limit": 1}).json()["next"]
+    assert problem(shop.get("/v1/tasks", params={"after": cursor})) == (400, "cursor.mismatch")
+
+
 def test_the_operators_routes(offload, shop):
     anonymous = offload.client()
     assert shop.post("/v1/images", content=photo(), headers=JPEG).status_code == 202

@@ -40,8 +40,8 @@ def before_call(context, case, kwargs):
     if case.headers and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = uuid.uuid4().hex
     if case.query:
-        case.query.pop("cursor", None)
-        case.query.pop("run_at", None)
+        for name in ("cursor", "after", "before", "run_at"):
+            case.query.pop(name, None)
     if isinstance(case.body, dict) and "run_at" in case.body:
         # Other cases are made of the same object. It is checked again: a file is empty until it is sent.
         body = {name: value for name, value in case.body.items() if name != "run_at"}
@@ -68,6 +68,8 @@ def test_schemathesis_finds_nothing(offload):
     offload.worker("mail_worker")
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{offload.url}/openapi.json",
+        # A stream of events has no end to wait for.
+        "--exclude-path-regex", "/events$",
         # A DELETE cancels a task, which is there to be looked at afterwards.
         "--checks", "all", "--exclude-checks", "use_after_free", "--max-examples", MAX_EXAMPLES, "--seed", SEED,
         "--workers", "2", "--no-color", "--suppress-health-check", "all", "--header", f"Authorization: Bearer {key}",

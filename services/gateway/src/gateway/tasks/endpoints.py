@@ -6,16 +6,17 @@ The built-in tasks have routes of their own beside it, each in its folder.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from gateway import dependencies, openapi
+from gateway import dependencies, openapi, paging
 from gateway.intake.bodies import json_body
 from gateway.problems import Problem, blobs_unavailable, invalid_fields
-from gateway.tasks import outputs, schemas, service, views, workflows
+from gateway.tasks import listing, outputs, schemas, service, views, workflows
 from offload_core import blobs, links
+from offload_core.task_store import Place
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
@@ -34,6 +35,30 @@ async def post_task(request: Request) -> Response:
         raise invalid_fields({"steps": f"must have at most {schemas.MAX_STEPS} steps, all branches counted"})
     retain_ms = deps.settings.output_retention_ms
     return await service.accept_json(request, caller, "task", stages, asked, retain_ms=retain_ms)
+
+
+@router.get("", response_model=schemas.TaskList, responses=openapi.problems(401, 403, 422))
+async def get_tasks(request: Request, query: Annotated[schemas.TaskQuery, Query()]) -> Response:
+    """List tasks, the newest first: the caller's own, for operators everybody's, as long as their records are kept."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    paging.check(query)
+    if query.tenant is not None and not caller.is_operator:
+        raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "tenant needs an API key with the scope operator")
+    wanted = service.wanted(query, caller)
+    cursors = paging.Cursors(
+        deps.settings.link_secret.get_secret_value(), (request.url.path, wanted.owner, query.filters())
+    )
+    cursor = query.before or query.after
+    place = Place(*cursors.read(cursor)) if cursor else None
+    found = await listing.page(
+        deps.redis, deps.tasks, wanted, limit=query.limit, place=place, newer=query.before is not None
+    )
+    return paging.answer(
+        request,
+        found.rows,
+        following=cursors.write(found.older) if found.older else None,
+        preceding=cursors.write(found.newer) if found.newer else None,
+    )
 
 
 @router.get("/{task_id}", response_model=schemas.Task, responses=openapi.problems(401, 404))
@@ -83,7 +108,7 @@ _OUTPUT_RESPONSES = (
     openapi_extra={"security": [*openapi.SECURITY, {}]},
 )
 async def get_output(request: Request, task_id: str, name: str, token: str | None = None) -> Response:
-    """Return one file that a task has made: with an API key, or with the token of a mail's link."""
+    """Return one file that a task has made: with an API key, a token for the task, or that of a mail's link."""
     deps = dependencies.of(request)
     match = outputs.NAME.fullmatch(name)
     if token is not None:

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, TypeAdapter
 
-from gateway.intake.fields import TaskRequest
-from offload_contracts.contract import MAX_NAME_LENGTH
+from gateway.intake.fields import Moment, TaskRequest
+from gateway.paging import PageQuery
+from offload_contracts.contract import MAX_NAME_LENGTH, QUEUE_NAME
+from offload_core.records import STATES
 
 State = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"]
 
@@ -78,6 +80,66 @@ class Accepted(BaseModel):
 
     task_id: str
     status_url: str
+
+
+_STATE = "|".join(STATES)
+
+
+class TaskQuery(PageQuery):
+    """Which tasks a list shows."""
+
+    state: Annotated[str, Field(pattern=f"^({_STATE})(,({_STATE}))*$", max_length=100)] | None = Field(
+        default=None, description="States, separated by commas.", examples=["PENDING,STARTED,RETRY"]
+    )
+    task: _Name | None = Field(default=None, description="Name of a task type: of any step.")
+    queue: Annotated[str, Field(pattern=f"^{QUEUE_NAME.pattern}$")] | None = Field(
+        default=None, description="Queue of any step."
+    )
+    tag: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...], Field(max_length=10)] = Field(
+        default=(), description="A tag; several separated by commas: any of them. Given again: each of them."
+    )
+    error_code: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None, description="Code of why tasks failed, were cancelled, or are tried again."
+    )
+    trace_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
+        default=None, description="Trace id, in lower-case hexadecimal digits."
+    )
+    created_after: Moment | None = Field(default=None, description="Created after this moment.")
+    created_before: Moment | None = Field(default=None, description="Created before this moment.")
+    tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Name of the API key that owns the tasks. For operators, who see those of all else."
+    )
+
+
+class TaskSummary(BaseModel):
+    """A task as lists show it."""
+
+    task_id: str
+    kind: str
+    task: str = Field(description="Task type of the first step.")
+    queue: str = Field(description="Queue of the first step.")
+    step_count: int
+    state: State
+    reason: str | None = Field(description="Stable code of why the task failed, was cancelled, or is tried again.")
+    created_at: datetime
+    due_at: datetime | None
+    finished_at: datetime | None
+    tags: list[str]
+    metadata: dict[str, JsonValue] | None
+    cancel_requested: bool
+    user_id: str | None
+    trace_id: str | None
+    parent_task_id: str | None
+    tenant: str = Field(description="Name of the API key that owns it.")
+    status_url: str
+
+
+class TaskList(BaseModel):
+    """A page of tasks, the newest first. A page may be short, or empty, and `next` go on."""
+
+    data: list[TaskSummary]
+    next: str | None = Field(description="Cursor of the older tasks: `after`.")
+    previous: str | None = Field(description="Cursor of the newer tasks: `before`.")
 
 
 class StepError(BaseModel):

@@ -13,9 +13,12 @@ from gateway.intake import idempotency
 from gateway.problems import Problem
 from gateway.tasks import views
 from offload_core import keys, records
+from offload_core.records import STATES
+from offload_core.task_store import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from fastapi import Request
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.dependencies import Dependencies
     from gateway.dispatch import Accepted
     from gateway.intake.fields import TaskRequest
+    from gateway.tasks.schemas import TaskQuery
     from offload_core.messages import NewStep, Stage
 
 
@@ -70,11 +74,20 @@ def answer(deps: Dependencies, accepted: Accepted, kind: str) -> JSONResponse:
 async def find(deps: Dependencies, caller: Caller, task_id: str) -> records.Record | records.Ended:
     """Return a task of this caller's, or what is left of it.
 
-    The id of any step of an adopted application's chain leads to the chain.
-
     Raises:
         Problem: 404 ``task.not_found`` for what is not there, or is another key's.
 
+    """
+    found = await read(deps, task_id)
+    if found is None or (found.owner != caller.name and not caller.is_operator):
+        raise not_found()
+    return found
+
+
+async def read(deps: Dependencies, task_id: str) -> records.Record | records.Ended | None:
+    """Return a task, or what is left of it; None for what is not there.
+
+    The id of any step of an adopted application's chain leads to the chain.
     """
     client, prefix = deps.redis, deps.settings.key_prefix
     found: records.Record | records.Ended | None = records.decode(
@@ -86,9 +99,26 @@ async def find(deps: Dependencies, caller: Caller, task_id: str) -> records.Reco
     if of_chain is not None:
         root_id = keys.adopted_step(task_id, of_chain).task_id
         found = records.decode(root_id, await client.hgetall(keys.record(prefix, root_id)))
-    if found is None or (found.owner != caller.name and not caller.is_operator):
-        raise _not_found()
     return found
+
+
+def wanted(query: TaskQuery, caller: Caller) -> Wanted:
+    """Return which tasks a caller asks for: its own, or for operators those of any tenant."""
+
+    def milliseconds(moment: datetime | None) -> int:
+        return max(round(moment.timestamp() * 1000), 1) if moment else 0
+
+    return Wanted(
+        owner=(query.tenant or "") if caller.is_operator else caller.name,
+        states=tuple(dict.fromkeys(query.state.split(","))) if query.state else STATES,
+        after=milliseconds(query.created_after),
+        before=milliseconds(query.created_before),
+        task=query.task or "",
+        queue=query.queue or "",
+        error_code=query.error_code or "",
+        trace_id=query.trace_id or "",
+        tags=tuple(tuple(one.split(",")) for one in query.tag),
+    )
 
 
 async def cancel(deps: Dependencies, caller: Caller, task_id: str) -> bool:
@@ -103,14 +133,15 @@ async def cancel(deps: Dependencies, caller: Caller, task_id: str) -> bool:
         raise _finished()
     outcome = (await deps.tasks.cancel(found.task_id).run_async(deps.redis)).decode()
     if outcome == "record.missing":
-        raise _not_found()
+        raise not_found()
     if outcome == "finished":
         raise _finished()
     has_ended: bool = outcome == "revoked"
     return has_ended
 
 
-def _not_found() -> Problem:
+def not_found() -> Problem:
+    """Return the problem of a task that is not there."""
     return Problem(HTTPStatus.NOT_FOUND, "task.not_found", "there is no such task")
 
 
