@@ -1,16 +1,16 @@
-"""``python -m benchmarks [NAME …]``: all of them, or some: images, upload, memory, accept, queue, idle."""
+"""``python -m benchmarks [NAME …]``: all of them, or some, as `--help` names them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from benchmarks import gateways, idle, images, queues, upload_memory
+from benchmarks import gateways, idle, images, lists, queues, streams, upload_memory
 from benchmarks.measure import console
 from devstack import history
 
 FOLDER = Path("var/bench").absolute()
-NAMES = ("images", "upload", "memory", "accept", "queue", "idle")
+NAMES = ("images", "upload", "memory", "accept", "queue", "idle", "lists", "streams")
 
 
 def main() -> None:
@@ -36,6 +36,10 @@ def main() -> None:
         queues.compare(FOLDER / "queue", "threads")
     if "idle" in wanted:
         idle.measure(FOLDER / "idle", before)
+    if "lists" in wanted:
+        lists.measure(FOLDER / "lists")
+    if "streams" in wanted:
+        streams.measure(FOLDER / "streams")
 
 
 if __name__ == "__main__":

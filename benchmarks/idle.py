@@ -44,7 +44,7 @@ def _show(name: str, stack: Stack) -> None:
     table = Table(f"idle, {name}", "CPU, % of a core", "memory, MB", title_justify="left")
     for process, pids in trees.items():
         percent = (sum(map(cpu_seconds, pids)) - cpu[process]) / SECONDS * 100
-        table.add_row(process, f"{percent:.1f}", f"{_megabytes(pids):.0f}")
+        table.add_row(process, f"{percent:.1f}", f"{megabytes(pids):.0f}")
     console.print(table)
     console.print(f"Redis: {(_commands(client) - commands) / SECONDS:.1f} commands a second\n")
 
@@ -57,7 +57,7 @@ def _tree(process: Process) -> Iterable[int]:
         waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
 
 
-def _megabytes(pids: Iterable[int]) -> float:
+def megabytes(pids: Iterable[int]) -> float:
     """Return the proportional set size: what processes share is counted once."""
     total = 0
     for pid in pids:

@@ -191,11 +191,30 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
         workflow = {"steps": [{"parallel": [report_of, report_of]}, report_of], "expires_in_seconds": 600}
         joined = client.http.post("/v1/tasks", json=workflow).raise_for_status().headers["Location"]
         until(lambda: client.http.get(joined).json()["state"] == "SUCCESS", "a workflow with branches", seconds=60)
+        page = client.http.get("/v1/tasks", params={"limit": 2, "tag": "none"}).raise_for_status().json()
+        assert page["data"] == []
+        page = client.http.get("/v1/tasks", params={"limit": 2}).raise_for_status().json()
+        before = client.http.get("/v1/tasks", params={"limit": 2, "after": page["next"]}).json()["previous"]
+        assert client.http.get("/v1/tasks", params={"limit": 2, "before": before}).json()["data"] == page["data"]
+        assert "event: end" in client.http.get(f"{joined}/events").text
         assert client.http.get("/v1/queues").status_code == 200
         assert client.http.get("/metrics").status_code == 200
         Tally.of(release, client, seconds=120).check()
+        waits = client.http.post(
+            "/v1/emails", json={"to": "later@example.com", "subject": "a", "text": "a", "delay_seconds": 600}
+        ).headers["Location"]
+        with client.http.stream("GET", f"{waits}/events") as stream:
+            client.http.delete(waits)
+            assert "event: task.cancelled" in stream.read().decode()
     valkey = release.redis()
     assert valkey.acl_log() == []
+    for command in (
+        ("ZSCAN", "offload:tasks::SUCCESS", "0"),
+        ("EVALSHA", "x", "0"),
+        ("ZADD", "offload:tasks::SUCCESS", "1", "a"),
+    ):
+        said = valkey.execute_command("ACL", "DRYRUN", "housekeeper", *command)
+        assert said == b"OK", (command, said)
     # A fleet writes its own part of the catalogue, and sees no other's.
     for key, allowed in (("catalogue:image", True), ("catalogue:mail", False), ("catalogue", True)):
         said = valkey.execute_command("ACL", "DRYRUN", "image-worker", "HSET", f"offload:{key}", "field", "value")

@@ -18,6 +18,8 @@ from gateway.dependencies import Dependencies
 from gateway.dispatch import Dispatcher
 from gateway.edge import Edge
 from gateway.emails import endpoints as emails
+from gateway.events import endpoints as events
+from gateway.events.hub import Hub
 from gateway.health import endpoints as health
 from gateway.images import endpoints as images
 from gateway.intake.memory import UploadMemory
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
-FEATURES = (images, emails, reports, tasks, task_types, queues, dead_letters, health)
+FEATURES = (images, emails, reports, tasks, events, task_types, queues, dead_letters, health)
 
 
 def create(settings: GatewaySettings) -> FastAPI:
@@ -62,6 +64,7 @@ def create(settings: GatewaySettings) -> FastAPI:
         tasks=store,
         catalogue=Catalogue(client, settings),
         blobs=BlobStore(settings),
+        hub=Hub(settings),
         upload_memory=UploadMemory(settings.upload_memory_bytes, settings.upload_wait_seconds),
         metrics=Metrics(),
     )
@@ -72,6 +75,7 @@ def create(settings: GatewaySettings) -> FastAPI:
             repeating(deps.redis_watch.sample, SAMPLE_SECONDS),
             repeating(deps.catalogue.refresh, REFRESH_SECONDS),
             repeating(deps.keys.refresh, WATCH_SECONDS),
+            deps.hub.running(),
         ):
             yield
         await deps.redis.aclose()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.auth import Caller, Keys
     from gateway.dispatch import Dispatcher
+    from gateway.events.hub import Hub
     from gateway.intake.memory import UploadMemory
     from gateway.metrics import Metrics
     from gateway.redis_watch import RedisWatch
@@ -40,6 +41,7 @@ class Dependencies:
     catalogue: Catalogue
     blobs: BlobStore
     upload_memory: UploadMemory
+    hub: Hub
     metrics: Metrics
     # Set once Redis and the blob store have both answered.
     has_started: asyncio.Event = field(default_factory=asyncio.Event)

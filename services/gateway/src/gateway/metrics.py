@@ -54,6 +54,9 @@ class Metrics:
         self.upload_memory = Gauge(
             "offload_upload_memory_bytes", "Memory given out to uploads being received", registry=self.registry
         )
+        self.event_streams = Gauge(
+            "offload_event_streams", "Clients that follow events at this gateway", registry=self.registry
+        )
         self.memory_share = Gauge(
             "offload_redis_memory_share", "Redis's memory in use, of its limit", registry=self.registry
         )

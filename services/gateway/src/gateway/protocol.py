@@ -138,6 +138,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop(self._write_timer)
         super().resume_writing()
 
+    def shutdown(self) -> None:
+        """Let requests end by themselves, but for streams of events: their clients go on elsewhere."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and cycle.scope["state"].get("is_endless"):
+            self.transport.close()
+        else:
+            super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting for anything."""
         for timer in (self._head_timer, self._request_timer, self._write_timer, self._linger_timer):

@@ -62,6 +62,9 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     request_timeout_seconds: Seconds = Field(
         default=900, description="Maximum total time of a request and its response; then the connection is closed."
     )
+    event_streams_limit: Count = Field(
+        default=5_000, description="Clients that may follow events at one gateway; further ones get 503 `events.busy`."
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Origins allowed to call the API from a browser, separated by spaces; `*` allows all."
     )

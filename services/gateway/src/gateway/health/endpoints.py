@@ -89,6 +89,7 @@ async def metrics(request: Request) -> Response:
     deps = dependencies.of(request)
     shown = deps.metrics
     shown.upload_memory.set(deps.upload_memory.used_bytes)
+    shown.event_streams.set(deps.hub.count)
     shown.memory_share.set(deps.redis_watch.memory_share)
     shared = None
     failing = ""

@@ -1,0 +1,169 @@
+"""Events over HTTP: of one task, of all tasks of a caller, and tokens for browsers, which can send no API key."""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from gateway import dependencies, openapi
+from gateway.edge import IS_HEAD
+from gateway.events import schemas, stream
+from gateway.intake.bodies import json_body
+from gateway.problems import Problem, invalid_fields
+from gateway.tasks import service, views
+from gateway.timestamps import rfc3339
+from offload_core import events, keys, links, records
+
+if TYPE_CHECKING:
+    from gateway.dependencies import Dependencies
+
+router = APIRouter(prefix="/v1", tags=["events"])
+
+MEDIA_TYPE = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+# Before the server would cut the connection off.
+_SHARE_OF_REQUEST_TIME = 0.9
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events, each with the id from which to go on: `Last-Event-ID`.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    },
+}
+_LastId = Annotated[str | None, Query(max_length=events.MAX_ID_LENGTH, description="As the header Last-Event-ID.")]
+_LastIdHeader = Annotated[str | None, Header(alias="Last-Event-ID", max_length=events.MAX_ID_LENGTH)]
+
+
+@router.get(
+    "/tasks/{task_id}/events",
+    response_class=Response,
+    responses=_STREAM
+    | {204: {"description": "The task has ended, and its last event is known already."}}
+    | openapi.problems(401, 403, 404, 410, 422),
+    openapi_extra={"security": [*openapi.SECURITY, {}]},
+)
+async def get_task_events(
+    request: Request,
+    task_id: str,
+    token: str | None = None,
+    last_event_id: _LastId = None,
+    last_event_id_header: _LastIdHeader = None,
+) -> Response:
+    """Follow one task: all of its events so far, and those to come, until it has ended (`event: end`)."""
+    deps = dependencies.of(request)
+    if token is not None:
+        _check(deps, task_id, token)
+        found = await service.read(deps, task_id)
+    else:
+        found = await service.find(deps, dependencies.caller(request), task_id)
+    if found is None:
+        raise service.not_found()
+    task_id, key = found.task_id, keys.events(deps.settings.key_prefix, found.task_id)
+    last_id = _position(last_event_id_header or last_event_id)
+    extent = await stream.extent(deps.redis, key)
+    has_ended = isinstance(found, records.Ended) or found.state in records.TERMINAL
+    if has_ended and last_id is not None and events.position(last_id) >= events.position(extent.last):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def snapshot() -> dict[str, Any]:
+        now = await service.read(deps, task_id) or found
+        return views.task(now, operator=False)
+
+    return _follow(request, key, last_id or stream.BEGIN, extent, snapshot=snapshot, ends=True, is_over=has_ended)
+
+
+@router.get("/events", response_class=Response, responses=_STREAM | openapi.problems(401, 422))
+async def get_events(
+    request: Request, last_event_id: _LastId = None, last_event_id_header: _LastIdHeader = None
+) -> Response:
+    """Follow all tasks of the caller from now on, or from an event; for operators everybody's."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    owner, prefix = "" if caller.is_operator else caller.name, deps.settings.key_prefix
+    key = keys.owner_events(prefix, owner)
+    extent = await stream.extent(deps.redis, key)
+
+    async def snapshot() -> dict[str, Any]:
+        async with deps.redis.pipeline(transaction=False) as pipe:
+            for state in records.STATES:
+                pipe.zcard(keys.tasks(prefix, owner, state))
+            counts = await pipe.execute()
+        return {"tasks": dict(zip(records.STATES, counts, strict=True))}
+
+    last_id = _position(last_event_id_header or last_event_id) or extent.last
+    return _follow(request, key, last_id, extent, snapshot=snapshot, ends=False)
+
+
+@router.post(
+    "/tokens",
+    status_code=HTTPStatus.CREATED,
+    response_model=schemas.Token,
+    responses=openapi.problems(401, 404, 408, 413, 415, 422),
+    openapi_extra=openapi.json_request(schemas.TOKEN),
+)
+async def post_token(request: Request) -> Response:
+    """Make a token that may read one task's events and outputs: for a browser, which can send no API key."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    asked = await json_body(request, schemas.TOKEN)
+    found = await service.find(deps, caller, asked.task_id)
+    expires_at = int(time.time()) + asked.ttl_seconds
+    secret = deps.settings.link_secret.get_secret_value()
+    token = links.sign(secret, found.task_id, links.TASK, expires_at)
+    shown = {
+        "token": token,
+        "expires_at": rfc3339(expires_at * 1000),
+        "events_url": f"{views.status_url(found.task_id)}/events?token={token}",
+    }
+    return JSONResponse(shown, HTTPStatus.CREATED)
+
+
+def _follow(
+    request: Request,
+    key: str,
+    last_id: str,
+    extent: stream.Extent,
+    *,
+    snapshot: Any,  # noqa: ANN401 -- a function
+    ends: bool,
+    is_over: bool = False,
+) -> Response:
+    deps = dependencies.of(request)
+    request.state.is_endless = True
+    if IS_HEAD in request.scope:
+        return Response(media_type=MEDIA_TYPE, headers=_HEADERS)
+    if deps.hub.count >= deps.settings.event_streams_limit:
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE, "events.busy", "too many clients follow events here", retry_after=5
+        )
+    follower = stream.Follower(
+        deps.redis, deps.hub, key, snapshot=snapshot, ends=ends,
+        limit_seconds=deps.settings.request_timeout_seconds * _SHARE_OF_REQUEST_TIME,
+    )  # fmt: skip
+    return StreamingResponse(follower.frames(last_id, extent, is_over=is_over), media_type=MEDIA_TYPE, headers=_HEADERS)
+
+
+def _check(deps: Dependencies, task_id: str, token: str) -> None:
+    try:
+        links.verify(deps.settings.link_secret.get_secret_value(), task_id, links.TASK, token)
+    except links.LinkExpiredError:
+        raise Problem(HTTPStatus.GONE, "token.expired", "this token has expired") from None
+    except links.LinkError:
+        raise Problem(HTTPStatus.FORBIDDEN, "token.invalid", "this token was not made for this task") from None
+
+
+def _position(last_id: str | None) -> str | None:
+    """Return the id from which a client wants to go on; None for none.
+
+    Raises:
+        Problem: 422 ``request.invalid``.
+
+    """
+    if not last_id:
+        return None
+    try:
+        events.position(last_id)
+    except ValueError as error:
+        raise invalid_fields({"Last-Event-ID": str(error)}) from None
+    return last_id
