@@ -50,6 +50,8 @@ def test_a_key_that_posts_too_fast_is_told_when_and_no_other_key_is_touched(offl
         if answer.status_code == 429:
             assert answer.json()["code"] == "rate.limited"
             assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.headers["RateLimit-Policy"] == '"tasks";q=20;w=4'
+            assert answer.headers["RateLimit"] == f'"tasks";r=0;t={answer.headers["Retry-After"]}'
     accepted = next(n for n, answer in enumerate(answers) if answer.status_code == 202)
     again = post_all(offload, [of["fast"] | {"Idempotency-Key": f"k{accepted}"}])[0]
     assert (again.status_code, again.headers["Idempotent-Replayed"]) == (202, "true"), "accepted before: no limit"

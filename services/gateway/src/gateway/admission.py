@@ -12,6 +12,7 @@ from offload_core.task_store import Rate
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
+    from gateway.intake.idempotency import Key
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
 
@@ -26,6 +27,7 @@ class Admission:
         """Take what is known of Redis, and the limits."""
         self._redis = redis
         self._per_second = settings.rate_limit_per_second
+        self._burst = settings.rate_limit_burst
         # The rate of each caller, which the script counts.
         self.rate = Rate(self._per_second, settings.rate_limit_burst) if self._per_second else None
         # Until when (monotonic) a caller that has just been refused is refused before its body is read.
@@ -36,7 +38,7 @@ class Admission:
         """Whether nothing new is accepted, so that what runs can end."""
         return self._redis.memory_share > MEMORY_SHARE
 
-    def check(self, caller: Caller, idempotency_key: str | None) -> None:
+    def check(self, caller: Caller, idempotency_key: Key | None) -> None:
         """Refuse before the body is read, where it is known already that it could not be accepted.
 
         With an idempotency key the task may have been accepted before: then the script decides.
@@ -72,9 +74,15 @@ class Admission:
         )
 
     def _limited(self, wait_seconds: float) -> Problem:
+        wait, burst = math.ceil(wait_seconds), self._burst
         return Problem(
             HTTPStatus.TOO_MANY_REQUESTS,
             "rate.limited",
             f"this API key may post {self._per_second:g} tasks a second",
-            retry_after=math.ceil(wait_seconds),
+            retry_after=wait,
+            # draft-ietf-httpapi-ratelimit-headers-10: so many in so many seconds; none left, more in so many.
+            headers={
+                "RateLimit-Policy": f'"tasks";q={burst};w={math.ceil(burst / self._per_second)}',
+                "RateLimit": f'"tasks";r=0;t={wait}',
+            },
         )

@@ -105,7 +105,17 @@ def create(settings: GatewaySettings) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", "Retry-After", "Idempotent-Replayed", "X-Request-Id", "ETag", "Content-Range"],
+            expose_headers=[
+                "Location",
+                "Retry-After",
+                "Idempotent-Replayed",
+                "X-Request-Id",
+                "ETag",
+                "Content-Range",
+                "Link",
+                "RateLimit",
+                "RateLimit-Policy",
+            ],
         )
     if started is not None:
         FastAPIInstrumentor.instrument_app(
