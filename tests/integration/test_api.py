@@ -15,9 +15,9 @@ from PIL import Image
 
 from devstack.waiting import until
 from gateway import auth
-from offload_core import links
+from offload_core import keys, links
 
-from .conftest import JPEG, photo
+from .conftest import JPEG, PREFIX, photo
 
 KEYS = {name: auth.new_key(name, scopes) for name, scopes in {
     "shop": ["tasks"], "other": ["tasks"], "root": ["operator", "tasks"],
@@ -424,6 +424,27 @@ def test_links_are_for_one_output_and_for_a_time(offload, shop):
 
 
 # -- operations
+
+
+def test_an_idempotency_key_lives_for_a_day_from_when_the_task_may_start_or_as_asked_for(offload, shop):
+    redis = offload.redis.client()
+
+    def life(name: str, *, ttl: str | None = None, delay: int = 0) -> tuple[int, int]:
+        """How many hours the key lives while the task waits, and once it was cancelled; -1: without an end."""
+        headers = {"Idempotency-Key": name} | ({"Idempotency-TTL": ttl} if ttl else {})
+        posted = shop.post("/v1/reports", json={"rows": 1, "delay_seconds": delay}, headers=headers)
+        key = keys.idempotency(PREFIX, "shop", name)
+        before = redis.ttl(key)
+        assert shop.delete(posted.headers["Location"]).status_code == 200
+        return tuple(round(seconds / 3600) if seconds > 0 else seconds for seconds in (before, redis.ttl(key)))
+
+    day = 24 * 3600
+    assert life("day", delay=3600) == (-1, 25)
+    assert life("three days", delay=3 * day) == (-1, 4 * 24)
+    assert life("longer", delay=3600, ttl=str(2 * day)) == (49, 49)
+    assert life("shorter", delay=3600, ttl="3600") == (2, 2)
+    answer = shop.post("/v1/reports", json={"rows": 1}, headers={"Idempotency-Key": "x", "Idempotency-TTL": "59"})
+    assert problem(answer) == (400, "idempotency.invalid")
 
 
 def test_a_list_has_the_callers_own_tasks_and_an_operators_those_of_all(offload, shop, root):

@@ -96,7 +96,17 @@ def test_an_idempotency_key_is_printable_and_bounded(bad):
         idempotency.key_of(Headers({"idempotency-key": bad}))
     assert raised.value.code == "idempotency.invalid"
     assert idempotency.key_of(Headers()) is None
-    assert idempotency.key_of(Headers({"idempotency-key": "k" * 255})) == "k" * 255
+    assert idempotency.key_of(Headers({"idempotency-key": "k" * 255})) == ("k" * 255, None)
+
+
+@pytest.mark.parametrize("bad", ["", "59", "604801", "1e3", "-60", "60.5", "\xb2\xb2", "9" * 30])
+def test_the_life_of_an_idempotency_key_is_a_minute_to_a_week(bad):
+    with pytest.raises(Problem) as raised:
+        idempotency.key_of(Headers({"idempotency-key": "k", "idempotency-ttl": bad}))
+    assert raised.value.code == "idempotency.invalid"
+    for ttl in (60, 604_800):
+        given = Headers({"idempotency-key": "k", "idempotency-ttl": str(ttl)})
+        assert idempotency.key_of(given) == ("k", ttl * 1000)
 
 
 def test_amazons_own_s3_needs_no_endpoint_and_no_keys():

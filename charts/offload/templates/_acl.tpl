@@ -4,8 +4,8 @@ scripts are checked like those of the client itself.
 */}}
 {{- define "offload.aclUsers" -}}
 {{- $session := "-@all +hello +auth +ping +select +client|setinfo +client|setname +client|id" -}}
-{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore" -}}
-{{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +pttl +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
+{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +pttl +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore" -}}
+{{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
 {{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
 {{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}

@@ -72,6 +72,8 @@ class NewTask:
     upload_sha256: str | None = None
     # How long its outputs are kept: as long something of the task is left that says whose they are.
     retain_ms: int | None = None
+    # How long the idempotency key lives, from when the task may start; None: by our own rule.
+    idempotency_ttl_ms: int | None = None
     # By when (ms since the epoch) it must be started.
     expires_at: int | None = None
     tags: tuple[str, ...] = ()
@@ -96,6 +98,7 @@ class NewTask:
         fields["steps"] = json.dumps(steps)
         optional = (
             "trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms", "expires_at",
+            "idempotency_ttl_ms",
         )  # fmt: skip
         fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
         for name in ("headers", "tags", "metadata"):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.admission import Admission
     from gateway.auth import Caller
     from gateway.intake.fields import TaskRequest
+    from gateway.intake.idempotency import Key
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
     from offload_core.messages import NewStep, Stage
@@ -69,7 +70,7 @@ class Dispatcher:
         options: TaskRequest,
         *,
         task_id: str,
-        idempotency_key: str | None = None,
+        idempotency_key: Key | None = None,
         fingerprint: str = "",
         **fields: str | int | None,
     ) -> Accepted:
@@ -96,11 +97,12 @@ class Dispatcher:
             expires_at=self._expires_at(options, due),
             tags=options.tags,
             metadata=options.metadata,
+            idempotency_ttl_ms=idempotency_key.ttl_ms if idempotency_key else None,
             **fields,
         ) as task:
             call = self._tasks.accept(
                 task,
-                idempotency_key=idempotency_key or "",
+                idempotency_key=idempotency_key.text if idempotency_key else "",
                 fingerprint=fingerprint,
                 waiting_limit=self._settings.delayed_limit if due else self._settings.queue_limit,
                 is_nearly_full=self._admission.is_nearly_full,

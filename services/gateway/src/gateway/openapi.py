@@ -45,6 +45,13 @@ _DESCRIPTIONS = {
 _RETRIED = {429, 503}
 # What any request may be answered, whatever its route.
 _ALWAYS = (400, 503)
+_RATE_LIMIT = {
+    name: {"schema": {"type": "string"}, "description": f"{text} With `rate.limited` alone."}
+    for name, text in (
+        ("RateLimit-Policy", "How many tasks an API key may post, in how many seconds."),
+        ("RateLimit", "How many are left, and the seconds until there are more."),
+    )
+}
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
 
 # The schemas of bodies that are components of the document.
@@ -64,6 +71,14 @@ _IDEMPOTENCY_KEY = {
     },
     "description": "Repeating a request with the same key returns the same task, for at least a day. A different "
     "request gets 422.",
+}
+_IDEMPOTENCY_TTL = {
+    "name": "Idempotency-TTL",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": idempotency.MIN_TTL, "maximum": idempotency.MAX_TTL},
+    "description": "How many seconds the Idempotency-Key lives, from when the task may start. Default: a day, and as "
+    "long as the task's record.",
 }
 _ACCEPTED_HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "Where the task's state is."},
@@ -103,7 +118,8 @@ def _problem(status: int) -> dict[str, Any]:
         "description": _DESCRIPTIONS[status],
         "content": {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMAS}{Problem.__name__}"}}},
     }
-    return found | ({"headers": _RETRY_AFTER} if status in _RETRIED else {})
+    headers = _RETRY_AFTER | (_RATE_LIMIT if status == HTTPStatus.TOO_MANY_REQUESTS else {})
+    return found | ({"headers": headers} if status in _RETRIED else {})
 
 
 # What a post of a task may be answered, beside the model of its 202.
@@ -118,7 +134,7 @@ def accepts_task[F: Callable[..., Any]](router: APIRouter, request: Mapping[str,
 
     `request` is the OpenAPI of what is posted; what every post may be asked and answered is added.
     """
-    document = {**request, "parameters": [*request.get("parameters", ()), _IDEMPOTENCY_KEY]}
+    document = {**request, "parameters": [*request.get("parameters", ()), _IDEMPOTENCY_KEY, _IDEMPOTENCY_TTL]}
     return router.post(
         "", status_code=HTTPStatus.ACCEPTED, response_model=Accepted, responses=_ACCEPTED, openapi_extra=document
     )

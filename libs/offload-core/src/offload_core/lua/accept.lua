@@ -58,6 +58,11 @@ create_record(prefix, task_id, fields, ARGV[15])
 if idempotency_key ~= '' then
   redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
   redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)
+  local ttl_ms = redis.call('HGET', record_key(prefix, task_id), 'idempotency_ttl_ms')
+  if ttl_ms then
+    local starts_in = math.max(tonumber(ARGV[7]) - now_ms(), 0)
+    redis.call('PEXPIRE', idempotency_key, string.format('%.0f', starts_in + ttl_ms))
+  end
 end
 if expires_at ~= '0' then
   redis.call('ZADD', prefix .. 'expiring', expires_at, task_id)

@@ -17,8 +17,8 @@ end
 
 -- Ends a task with its step n: the only way to do so. What has not ended never will, for this reason; `error` (a table
 -- with `code` and `message`) is what ended it, if an error did. What its subscriptions ask for is published. The record
--- and its events live for keep_ms from now on, the idempotency key a day at least, and what is left of the task as long
--- as its outputs and that key. Events: task.succeeded, task.failed or task.cancelled, and task.accepted of what is
+-- and its events live for keep_ms from now on, the idempotency key until a day after the task could start, or as long as
+-- its client has said, and what is left of the task as long as its outputs and that key. Events: task.succeeded, task.failed or task.cancelled, and task.accepted of what is
 -- published.
 local function end_task(prefix, broker, task_id, steps, n, state, reason, now, keep_ms, error, traceparent)
   local key = record_key(prefix, task_id)
@@ -38,16 +38,20 @@ local function end_task(prefix, broker, task_id, steps, n, state, reason, now, k
     emit(prefix, task_id, event, {reason = code, step = step_data(prefix, task_id, steps, n)})
   end
   expire_record(prefix, task_id, keep_ms)
-  local ends = redis.call('HMGET', key, 'idempotency_key', 'created_at', 'kind', 'retain_ms')
+  local ends = redis.call('HMGET', key, 'idempotency_key', 'created_at', 'kind', 'retain_ms', 'due_at',
+    'idempotency_ttl_ms')
   local live_ms = tonumber(ends[4] or 0)
   -- The daily report counts what ended on a day (UTC), long after the records are gone.
   local figures = prefix .. 'figures:' .. string.format('%d', math.floor(now / 86400000))
   redis.call('HINCRBY', figures, (ends[3] or '') .. ':' .. state, 1)
   redis.call('PEXPIRE', figures, 8 * 86400000)
   if ends[1] then
-    local day_ends = tonumber(ends[2] or now) + 86400000 - now
-    local key_ms = math.max(day_ends, tonumber(keep_ms))
-    redis.call('PEXPIRE', ends[1], string.format('%.0f', key_ms))
+    local key_ms = redis.call('PTTL', ends[1])
+    if not ends[6] then
+      local day_ends = math.max(tonumber(ends[2] or now), tonumber(ends[5] or 0)) + 86400000 - now
+      key_ms = math.max(day_ends, tonumber(keep_ms))
+      redis.call('PEXPIRE', ends[1], string.format('%.0f', key_ms))
+    end
     live_ms = math.max(live_ms, key_ms)
   end
   if live_ms > tonumber(keep_ms) then

@@ -45,7 +45,7 @@ for other = 1, #steps do
     end
   end
 end
-if record[6] then
+if record[6] and redis.call('HEXISTS', key, 'idempotency_ttl_ms') == 0 then
   redis.call('PERSIST', record[6])
 end
 local figures = prefix .. 'figures:' .. string.format('%d', math.floor(tonumber(record[5]) / 86400000))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 async def accept(
     deps: Dependencies,
     caller: Caller,
-    idempotency_key: str | None,
+    idempotency_key: idempotency.Key | None,
     path: str,
     upload: Upload,
     read_options: Callable[[], ImageRequest],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.intake.fields import LATER_OPTIONS
 from gateway.problems import Problem
@@ -15,13 +15,23 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
 MAX_LENGTH = 255
+# Seconds that a client may have its key live: a minute to a week.
+MIN_TTL, MAX_TTL = 60, 604_800
 
 
-def key_of(headers: Headers) -> str | None:
+class Key(NamedTuple):
+    """An idempotency key, and how long it lives where the client says so."""
+
+    text: str
+    ttl_ms: int | None
+
+
+def key_of(headers: Headers) -> Key | None:
     """Return the request's idempotency key, if it has one.
 
     Raises:
-        Problem: 400 ``idempotency.invalid`` when it is empty, too long, not printable ASCII, or given twice.
+        Problem: 400 ``idempotency.invalid`` when it is empty, too long, not printable ASCII, or given twice, or when
+            ``Idempotency-TTL`` is no number of seconds within its bounds.
 
     """
     given = headers.getlist("idempotency-key")
@@ -36,7 +46,19 @@ def key_of(headers: Headers) -> str | None:
             "idempotency.invalid",
             f"an Idempotency-Key has 1 to {MAX_LENGTH} printable ASCII characters",
         )
-    return key
+    return Key(key, _ttl_ms(headers.get("idempotency-ttl")))
+
+
+def _ttl_ms(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_TTL)) and MIN_TTL <= int(text) <= MAX_TTL):
+        raise Problem(
+            HTTPStatus.BAD_REQUEST,
+            "idempotency.invalid",
+            f"Idempotency-TTL is a number of seconds, from {MIN_TTL} to {MAX_TTL:,}",
+        )
+    return int(text) * 1000
 
 
 def fingerprint(method: str, path: str, options: BaseModel, sha256: str = "") -> str:
