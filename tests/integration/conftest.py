@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from devstack import processes
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.waiting import until
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
 
+processes.forks = True
 HERE = Path(__file__).parent
 PREFIX = "offload:"
 FAST = {

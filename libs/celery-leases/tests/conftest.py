@@ -14,6 +14,7 @@ import pytest
 from celery import Celery
 
 import celery_leases
+from devstack import processes
 from devstack.processes import Process, python
 from devstack.servers import RedisServer, redis_binaries
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import redis
 
+processes.forks = True
 HERE = Path(__file__).parent
 # Short leases keep the tests short; sweeps are frequent in proportion.
 LEASE_SECONDS = 1.5
