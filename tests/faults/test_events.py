@@ -45,11 +45,11 @@ class Follower:
                     answer.raise_for_status()
                     self.connected += 1
                     async for line in answer.aiter_lines():
+                        if self.last_id == final.get(self.stream):
+                            break
                         if line.startswith("id: "):
                             self.last_id = line[4:]
                             self.ids.append(self.last_id)
-                        elif self.last_id == final.get(self.stream):
-                            break
             except httpx.HTTPError:
                 await asyncio.sleep(0.1)  # not a wait: the pause before the client connects again
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -294,3 +299,88 @@ def test_clients_of_a_gateway_that_is_killed_or_stops_have_each_event_once(offlo
     ids = [one.id for one in seen if one.id]
     assert ids == [entry_id.decode() for entry_id, _ in redis.xrange(keys.events(PREFIX, "killed"))]
     assert seen[-1].type == "end"
+
+
+PAGE = """<!doctype html>
+<script>
+const events = new EventSource("%(url)s");
+const seen = [];
+const types = [
+  "task.accepted", "task.started", "step.started", "task.retrying", "step.succeeded", "task.succeeded", "end",
+];
+const tell = () => fetch("/seen", {method: "POST", body: JSON.stringify(seen)});
+for (const type of types) {
+  events.addEventListener(type, (event) => {
+    seen.push([event.lastEventId, type]);
+    if (type === "end") events.close();
+    tell();
+  });
+}
+</script>
+"""
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """Serves one page to a browser, and takes what the page has seen."""
+
+    page = b""
+    seen: ClassVar[list] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/" else 404)
+        self.end_headers()
+        if self.path == "/":
+            self.wfile.write(self.page)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).seen = json.loads(body)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def chromium() -> str:
+    """A browser, as Debian packages it."""
+    binary = shutil.which("chromium")
+    if binary is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium on PATH: apt-get install chromium")
+    return binary
+
+
+def test_a_browsers_own_event_source_goes_on_by_itself(offload, redis, shop, chromium, tmp_path):
+    accept(redis, "browser")
+    step, key = keys.step_of("browser"), keys.events(PREFIX, "browser")
+    made = shop.post("/v1/tokens", json={"task_id": "browser"}).json()
+    site = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    Site.page = (PAGE % {"url": f"{offload.url}{made['events_url']}"}).encode()
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{site.server_address[1]}"
+    gateway = next(one for one in offload.processes if one.name.startswith("gateway") and one.exit_code is None)
+    gateway.kill()
+    gateway = offload.gateway({"OFFLOAD_CORS_ORIGINS": origin})
+    command = [
+        chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}", origin,
+    ]  # fmt: skip
+    with (tmp_path / "chromium.log").open("w") as log:
+        browser = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until(lambda: Site.seen, "the page to have its first event", seconds=90)
+        STORE.start(step, (0, 1), "w", {}).run(redis)
+        until(lambda: len(Site.seen) == 3, "the events of the start")
+        gateway.kill()
+        STORE.retry(step, (0, 1), ERROR, 1).run(redis)
+        offload.gateway({"OFFLOAD_CORS_ORIGINS": origin})
+        STORE.start(step, (1, 1), "w", {}).run(redis)
+        STORE.finish(step, (1, 1), "SUCCESS", {}).run(redis)
+        until(lambda: Site.seen[-1][1] == "end", "the page to have the end", seconds=60)
+    finally:
+        os.killpg(browser.pid, signal.SIGKILL)
+        browser.wait()
+        site.shutdown()
+    written = [[entry_id.decode(), fields[b"type"].decode()] for entry_id, fields in redis.xrange(key)]
+    assert Site.seen[:-1] == written
