@@ -17,7 +17,7 @@ from .conftest import SMALL
 # A report of so many rows takes some seconds on a core that it shares: it does not end in the three seconds that a
 # deletion by force leaves.
 ROWS = 100_000
-TIMES = 6
+TIMES = 4
 
 
 @pytest.fixture(scope="module")
