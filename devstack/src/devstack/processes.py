@@ -33,7 +33,7 @@ class Process:
         self._popen: subprocess.Popen[bytes] | preloaded.Forked
         full = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         with log.open("ab") as output:
-            if forks and command[0] == sys.executable:
+            if forks and command[0] == sys.executable and (command[1] == "-m" or command[1].endswith(".py")):
                 self._popen = preloaded.Forked(command[1:], full, output.fileno())
                 return
             self._popen = subprocess.Popen(

@@ -70,15 +70,8 @@ _IDEMPOTENCY_KEY = {
         "pattern": "^[\\x20-\\x7e]+$",
     },
     "description": "Repeating a request with the same key returns the same task, for at least a day. A different "
-    "request gets 422.",
-}
-_IDEMPOTENCY_TTL = {
-    "name": "Idempotency-TTL",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "integer", "minimum": idempotency.MIN_TTL, "maximum": idempotency.MAX_TTL},
-    "description": "How many seconds the Idempotency-Key lives, from when the task may start. Default: a day, and as "
-    "long as the task's record.",
+    "request gets 422. The header `Idempotency-TTL` (60 to 604800) says how many seconds the key lives, from "
+    "when the task may start.",
 }
 _ACCEPTED_HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "Where the task's state is."},
@@ -134,7 +127,7 @@ def accepts_task[F: Callable[..., Any]](router: APIRouter, request: Mapping[str,
 
     `request` is the OpenAPI of what is posted; what every post may be asked and answered is added.
     """
-    document = {**request, "parameters": [*request.get("parameters", ()), _IDEMPOTENCY_KEY, _IDEMPOTENCY_TTL]}
+    document = {**request, "parameters": [*request.get("parameters", ()), _IDEMPOTENCY_KEY]}
     return router.post(
         "", status_code=HTTPStatus.ACCEPTED, response_model=Accepted, responses=_ACCEPTED, openapi_extra=document
     )
