@@ -107,7 +107,8 @@ class TaskQuery(PageQuery):
     created_after: Moment | None = Field(default=None, description="Created after this moment.")
     created_before: Moment | None = Field(default=None, description="Created before this moment.")
     tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
-        default=None, description="Name of the API key that owns the tasks. For operators, who see those of all else."
+        default=None,
+        description="Name of the API key that owns the tasks. Operators only; without it they see those of all keys.",
     )
 
 
@@ -135,7 +136,7 @@ class TaskSummary(BaseModel):
 
 
 class TaskList(BaseModel):
-    """A page of tasks, the newest first. A page may be short, or empty, and `next` go on."""
+    """A page of tasks, the newest first. It may have fewer than `limit`, or none, and still a `next`."""
 
     data: list[TaskSummary]
     next: str | None = Field(description="Cursor of the older tasks: `after`.")
