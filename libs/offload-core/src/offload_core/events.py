@@ -47,17 +47,12 @@ class Event:
         data: dict[str, Any] = json.loads(fields[b"data"])
         return cls(entry_id.decode(), fields[b"type"].decode(), data)
 
-    @property
-    def task_id(self) -> str:
-        """The task that it is about."""
-        return str(self.data["task_id"])
-
     def body(self) -> dict[str, Any]:
         """Return it as subscribers get it: ``type``, ``timestamp``, ``data``."""
         data = dict(self.data)
         if "retry_at_ms" in data:
-            data["retry_at"] = _rfc3339(int(data.pop("retry_at_ms")))
-        return {"type": self.type, "timestamp": _rfc3339(int(self.id.partition("-")[0])), "data": data}
+            data["retry_at"] = rfc3339(int(data.pop("retry_at_ms")))
+        return {"type": self.type, "timestamp": rfc3339(int(self.id.partition("-")[0])), "data": data}
 
 
 def position(event_id: str) -> tuple[int, int]:
@@ -75,6 +70,7 @@ def position(event_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def _rfc3339(milliseconds: int) -> str:
+def rfc3339(milliseconds: int) -> str:
+    """Return a time, given since the epoch, in RFC 3339 and UTC."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""What is looked at again and again, outside of any request."""
+"""What goes on outside of any request, for as long as the gateway runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import contextlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+
+@contextlib.asynccontextmanager
+async def in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do some work for as long as the context is open."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @contextlib.asynccontextmanager
@@ -20,10 +32,5 @@ async def repeating(action: Callable[[], Awaitable[None]], pause_seconds: float)
             await action()
 
     await action()
-    task = asyncio.create_task(go_on())
-    try:
+    async with in_background(go_on()):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -63,14 +63,18 @@ local function create_record(prefix, task_id, fields, count)
   emit(prefix, task_id, 'task.accepted', {})
 end
 
+-- What the list of the tasks that leave the lists holds of one: where it is now.
+local function forgetting(prefix, task_id)
+  local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'state')
+  return cjson.encode({found[1] or '', found[2], task_id})
+end
+
 -- The record and what belongs to it are there for so long from now on, and then the task leaves the lists.
 local function expire_record(prefix, task_id, ms)
   for _, key in ipairs(record_keys(prefix, task_id)) do
     redis.call('PEXPIRE', key, ms)
   end
-  local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'state')
-  redis.call('ZADD', prefix .. 'forgetting', string.format('%.0f', now_ms() + ms),
-    cjson.encode({found[1] or '', found[2], task_id}))
+  redis.call('ZADD', prefix .. 'forgetting', string.format('%.0f', now_ms() + ms), forgetting(prefix, task_id))
 end
 
 -- The opposite: the task lives again, and nothing of it expires before it ends again. To be called in its old state.
@@ -78,6 +82,5 @@ local function keep_record(prefix, task_id)
   for _, key in ipairs(record_keys(prefix, task_id)) do
     redis.call('PERSIST', key)
   end
-  local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'state')
-  redis.call('ZREM', prefix .. 'forgetting', cjson.encode({found[1] or '', found[2], task_id}))
+  redis.call('ZREM', prefix .. 'forgetting', forgetting(prefix, task_id))
 end

@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gateway.tasks.views import status_url
 from gateway.timestamps import rfc3339
 from offload_core.task_store import Found, Place, Wanted
 
@@ -91,5 +92,5 @@ def _row(task_id: str, values: list[str | None]) -> dict[str, Any]:
         "trace_id": found["trace_id"],
         "parent_task_id": found["parent_task_id"],
         "tenant": found["owner"],
-        "status_url": f"/v1/tasks/{task_id}",
+        "status_url": status_url(task_id),
     }
