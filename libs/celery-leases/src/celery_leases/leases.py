@@ -214,6 +214,10 @@ class Holder:
             self._held[lease.delivery_tag] = _Held(lease, is_confirmed=True)
         self._hand_back(lease.delivery_tag, "later", milliseconds(self.options.run_limit_delay_seconds))
 
+    def defer(self, delivery_tag: str, seconds: float) -> None:
+        """Hand back the message of a task that is not for now, to be delivered after so long. Never raises."""
+        self._hand_back(delivery_tag, "later", milliseconds(seconds))
+
     def tick(self) -> None:
         """Note that the consumer's loop is alive, and free the slots of leases that were lost. In its thread."""
         self._last_tick = time.monotonic()

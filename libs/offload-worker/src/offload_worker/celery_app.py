@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import kombu
 from celery import Celery, signals
-from celery.app import amqp
+from celery.app import amqp, trace
 
 from celery_leases import SETTINGS as LEASE_SETTINGS
 from offload_contracts.contract import Queue
@@ -119,6 +119,8 @@ def create_app(
     of a message whether this service can read it. `run_limits` are how many runs it has at once, by the task's name.
     """
     trust.install(settings.ca_file)
+    # Celery would log the result, which is nobody's but the task's.
+    trace.LOG_SUCCESS = "Task %(name)s[%(id)s] succeeded in %(runtime)ss"
     app = OffloadApp(service, amqp="offload_worker.celery_app:AMQP")
     app.settings = settings
     options = broker_options(settings) | {

@@ -7,22 +7,80 @@ import concurrent.futures
 import contextvars
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from billiard.exceptions import SoftTimeLimitExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
 
-def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
+class Waiter(Protocol):
+    """A step that runs on the loop itself, and lets it go on while it waits: see `asyncio_pool`."""
+
+    def wait[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, in the caller's context."""
+
+    def blocking[T](self, call: Callable[[], T]) -> T:
+        """Do something that blocks, in a thread."""
+
+
+def _no_waiter() -> Waiter | None:
+    return None
+
+
+# Gives the step that is the caller, where the pool's steps run on the loop. Set by that pool.
+current_waiter: Callable[[], Waiter | None] = _no_waiter
+
+
+def run[T](coroutine: Coroutine[Any, Any, T], limit_seconds: float | None = None) -> T:
     """Run a coroutine to its end, in the caller's context; returns what it returns.
 
     Whatever ends the wait, as a time limit does, cancels the coroutine and waits for it to end.
+
+    Raises:
+        SoftTimeLimitExceeded: after `limit_seconds`.
+
     """
+    if limit_seconds is not None:
+        coroutine = _bounded(coroutine, limit_seconds)
+    waiter = current_waiter()
+    return _run_from_outside(coroutine) if waiter is None else waiter.wait(coroutine)
+
+
+def blocking[T](call: Callable[[], T]) -> T:
+    """Do something that waits for more than the loop, as for Redis: the loop goes on meanwhile."""
+    waiter = current_waiter()
+    return call() if waiter is None else waiter.blocking(call)
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """Return this process's loop: one that was made before a fork has no thread here."""
+    with _lock:
+        own = _loops.get(os.getpid())
+        if own is None:
+            own = _loops[os.getpid()] = asyncio.new_event_loop()
+            threading.Thread(target=own.run_forever, name="event-loop", daemon=True).start()
+        return own
+
+
+async def _bounded[T](coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await coroutine
+    except TimeoutError:
+        if limit.expired():
+            raise SoftTimeLimitExceeded from None
+        raise
+
+
+def _run_from_outside[T](coroutine: Coroutine[Any, Any, T]) -> T:
     done: concurrent.futures.Future[T] = concurrent.futures.Future()
-    loop = _loop()
+    own = loop()
     tasks: list[asyncio.Task[None]] = []
 
     async def finish() -> None:
@@ -38,21 +96,11 @@ def run[T](coroutine: Coroutine[Any, Any, T]) -> T:
 
     # The span that is current here is current in there.
     context = contextvars.copy_context()
-    loop.call_soon_threadsafe(lambda: tasks.append(loop.create_task(finish(), context=context)))
+    own.call_soon_threadsafe(lambda: tasks.append(own.create_task(finish(), context=context)))
     try:
         return done.result()
     except BaseException:
         if not done.done():
-            loop.call_soon_threadsafe(cancel)
+            own.call_soon_threadsafe(cancel)
             concurrent.futures.wait([done])
         raise
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    """Return this process's loop: one that was made before a fork has no thread here."""
-    with _lock:
-        loop = _loops.get(os.getpid())
-        if loop is None:
-            loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="event-loop", daemon=True).start()
-        return loop

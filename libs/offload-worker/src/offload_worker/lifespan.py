@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -50,10 +51,9 @@ class Lifespan[C]:
         """
         if self._make is None:
             return None
-        with self._lock:
-            if os.getpid() not in self._opened:
-                self._open(self._make)
-            return self._opened[os.getpid()][0]
+        if os.getpid() not in self._opened:
+            event_loop.blocking(functools.partial(self._open_once, self._make))
+        return self._opened[os.getpid()][0]
 
     def close(self) -> None:
         """Close it in this process. What it raises is logged: the process ends."""
@@ -68,6 +68,11 @@ class Lifespan[C]:
         # A run tries again, and tells of it.
         with contextlib.suppress(TemporaryError):
             self.resources()
+
+    def _open_once(self, make: Callable[[], Resources[C]]) -> None:
+        with self._lock:
+            if os.getpid() not in self._opened:
+                self._open(make)
 
     def _open(self, make: Callable[[], Resources[C]]) -> None:
         stack = contextlib.ExitStack()

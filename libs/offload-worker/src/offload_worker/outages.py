@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from celery_leases import worker
 from offload_core.redis_client import UNAVAILABLE, cause
-from offload_worker import time_limits
+from offload_worker import event_loop, time_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,22 +23,26 @@ def wait_for_redis[T](action: Callable[[], T], what: str) -> T:
 
     `action` must be safe to repeat. In a worker that stops, the last error is raised.
     """
+    with time_limits.suspended():
+        return event_loop.blocking(lambda: _until_it_answers(action, what))
+
+
+def _until_it_answers[T](action: Callable[[], T], what: str) -> T:
     pause = 0.05
     waited_since = time.monotonic()
     warned = False
-    with time_limits.suspended():
-        while True:
-            try:
-                result = action()
-            except UNAVAILABLE as error:
-                if worker.is_stopping():
-                    raise
-                if not warned:
-                    logger.warning("waiting for Redis (%s): %s: %s", cause(error), what, error)
-                    warned = True
-                time.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-            else:
-                if warned:
-                    logger.info("went on after %.1f s without Redis: %s", time.monotonic() - waited_since, what)
-                return result
+    while True:
+        try:
+            result = action()
+        except UNAVAILABLE as error:
+            if worker.is_stopping():
+                raise
+            if not warned:
+                logger.warning("waiting for Redis (%s): %s: %s", cause(error), what, error)
+                warned = True
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        else:
+            if warned:
+                logger.info("went on after %.1f s without Redis: %s", time.monotonic() - waited_since, what)
+            return result

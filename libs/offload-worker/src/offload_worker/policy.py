@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from offload_core.errors import StepError, TemporaryError
+from offload_core.errors import BlockedError, StepError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,9 +45,9 @@ class Policy:
     """What happens when a step fails, or does not end.
 
     A `TemporaryError`, or what `retry_on` names, is tried again after each of the `pauses_seconds`, up to `jitter` of
-    it longer. One that is left after the last of them goes to the dead letters, from where it can be redriven. Any
-    other error, and what `give_up_on` names, is final. `deadline_seconds` ends the whole worker, for pools without time
-    limits.
+    it longer (`jitter_both_ways`: or shorter). One that is left after the last of them goes to the dead letters, from
+    where it can be redriven. Any other error, and what `give_up_on` names, is final. `deadline_seconds` ends the whole
+    worker, for pools without time limits.
     """
 
     pauses_seconds: tuple[float, ...]
@@ -58,6 +58,7 @@ class Policy:
     soft_time_limit_seconds: float | None = None
     hard_time_limit_seconds: float | None = None
     concurrency: int | None = None
+    jitter_both_ways: bool = False
 
     @classmethod
     def of(cls, settings: WorkerSettings, deadline_seconds: float | None = None) -> Policy:
@@ -122,16 +123,21 @@ class Policy:
         )
 
     def may_heal(self, error: BaseException) -> bool:
-        """Return whether a step that failed with this error is tried again."""
+        """Return whether a step that failed with this error is tried again, by itself or by somebody."""
         if _is_one_of(error, self.give_up_on):
             return False
-        return isinstance(error, TemporaryError) or _is_one_of(error, self.retry_on)
+        return isinstance(error, (TemporaryError, BlockedError)) or _is_one_of(error, self.retry_on)
 
-    def pause_seconds(self, retries: int) -> float | None:
-        """Return how long to wait before another try, after so many; None when there is none left."""
-        if retries >= len(self.pauses_seconds):
+    def pause_seconds(self, retries: int, error: BaseException | None = None) -> float | None:
+        """Return how long to wait before another try, after so many; None when there is none left.
+
+        An `error` that says when to come back is heeded where that is later, up to a day.
+        """
+        if retries >= len(self.pauses_seconds) or isinstance(error, BlockedError):
             return None
-        return with_jitter(self.pauses_seconds[retries], self.jitter)
+        asked = error.retry_after_seconds if isinstance(error, TemporaryError) else None
+        pause = with_jitter(self.pauses_seconds[retries], self.jitter, shorter=self.jitter_both_ways)
+        return max(pause, min(asked or 0, BACKOFF_LIMIT_SECONDS))
 
     def as_entry(self) -> dict[str, Any]:
         """Return what the catalogue shows of it."""
@@ -150,9 +156,12 @@ def backoff(attempts: int, first_seconds: float, limit_seconds: float = BACKOFF_
     return tuple(min(first_seconds * 2.0 ** min(number, 64), limit_seconds) for number in range(attempts - 1))
 
 
-def with_jitter(seconds: float, jitter: float = JITTER) -> float:
-    """Return the pause, up to a share of it longer by chance: what failed together does not come back together."""
-    return seconds * random.uniform(1, 1 + jitter)  # noqa: S311 -- jitter is no secret
+def with_jitter(seconds: float, jitter: float = JITTER, *, shorter: bool = False) -> float:
+    """Return the pause, up to a share of it longer by chance: what failed together does not come back together.
+
+    With `shorter` it may be shorter by as much, too.
+    """
+    return seconds * random.uniform(1 - jitter if shorter else 1, 1 + jitter)  # noqa: S311 -- jitter is no secret
 
 
 def _is_one_of(error: BaseException, named: Iterable[type[BaseException] | str]) -> bool:

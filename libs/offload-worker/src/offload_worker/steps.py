@@ -7,6 +7,7 @@ limits.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import time
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
+from celery_leases import leases
 from offload_core import keys, logs, telemetry
+from offload_core.errors import PostponeError
 from offload_worker import event_loop, exits, time_limits
 from offload_worker.fence import Fence
 from offload_worker.run import Run, encode_returned
@@ -78,6 +81,8 @@ def register[M: BaseModel, R: BaseModel](
 ) -> Task:
     """Make a contract's task of a function, or of a coroutine function."""
     is_asynchronous = inspect.iscoroutinefunction(function)
+    # In a pool of processes Celery's own soft limit is for coroutines too.
+    coroutine_limit = policy.soft_time_limit_seconds if policy.deadline_seconds is not None else None
 
     def run(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- Celery's bound task
         request = task.request
@@ -90,18 +95,21 @@ def register[M: BaseModel, R: BaseModel](
             limit = time_limits.limit(policy.deadline_seconds, request.properties["delivery_tag"], contract.name)
             with limit, exits.contained():
                 returned = function(message, this)
-                result = event_loop.run(returned) if is_asynchronous else returned
+                result = event_loop.run(returned, coroutine_limit) if is_asynchronous else returned
+        except PostponeError as error:
+            event_loop.blocking(functools.partial(_postpone, request.properties["delivery_tag"], error.seconds))
+            raise Ignore("postponed") from error
         except Exception as error:
             if not ours.may_heal(error):
                 raise
             # A redriven step has all its retries again.
-            pause = ours.pause_seconds(this.attempt - request.first_attempt)
+            pause = ours.pause_seconds(this.attempt - request.first_attempt, error)
             if pause is None:
                 # Kept in the record first: the broker knows of a rejection no more than its code.
                 task.app.backend.mark_as_retry(request.id, error, request=request)
                 raise Reject(getattr(error, "code", "task.failed"), requeue=False) from error
             request.retry_at_ms = round((time.time() + pause) * 1000)
-            raise task.retry(exc=error, countdown=pause) from error
+            raise event_loop.blocking(functools.partial(_retry, task, request, error, pause)) from error
         if not request.is_chained:
             request.chain = None
         return encode_returned(contract, result, this.outputs)
@@ -118,6 +126,25 @@ def register[M: BaseModel, R: BaseModel](
         time_limit=policy.hard_time_limit_seconds,
     )
     return task
+
+
+def _postpone(delivery_tag: str, seconds: float) -> None:
+    holders = leases.holders()
+    if not holders:
+        # In a child of a pool of processes.
+        raise Reject("postponed", requeue=True)
+    for holder in holders:
+        holder.defer(delivery_tag, seconds)
+
+
+def _retry(task: Any, request: Any, error: Exception, pause: float) -> Exception:  # noqa: ANN401 -- Celery's
+    """Publish a step's message again, and return what its run is to raise. It may run in another thread than that."""
+    task.request_stack.push(request)
+    try:
+        retry: Exception = task.retry(exc=error, countdown=pause, throw=False)
+    finally:
+        task.request_stack.pop()
+    return retry
 
 
 def _run(

@@ -3,14 +3,15 @@
 In a pool of processes (prefork), Celery's parent signals a soft limit to the child and kills it at the hard one. The
 signal is for the function alone: a step that has its result is not failed because Redis is away as it stores it.
 
-Threads cannot be ended, so their whole process is. Past its deadline a step's lease is not renewed any more, the worker
-stops taking messages, what else runs may end for a short while, the rest is handed back, and the process exits with 70
-(EX_SOFTWARE). Its supervisor starts a new one.
+A coroutine is cancelled at its soft limit. Threads cannot be ended, so their whole process is. Past its deadline a
+step's lease is not renewed any more, the worker stops taking messages, what else runs may end for a short while, the
+rest is handed back, and the process exits with 70 (EX_SOFTWARE). Its supervisor starts a new one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import os
@@ -52,11 +53,8 @@ class _Clock:
         return self.suspended_at is None and self.ends_at < time.monotonic()
 
 
-class _Thread(threading.local):
-    clock: _Clock | None = None
-
-
-_thread = _Thread()
+# Of the function that is called here: a thread's, or a step's that shares its thread with others.
+_current: contextvars.ContextVar[_Clock | None] = contextvars.ContextVar("clock", default=None)
 _running: dict[str, _Clock] = {}
 _watchdog: threading.Thread | None = None
 _lock = threading.Lock()
@@ -65,14 +63,15 @@ _lock = threading.Lock()
 @contextlib.contextmanager
 def limit(seconds: float | None, delivery_tag: str, name: str) -> Iterator[None]:
     """Bound the function that is called inside: by `seconds`, or without them by the pool's own limits alone."""
-    _thread.clock = clock = _Clock(name, seconds)
+    clock = _Clock(name, seconds)
+    _current.set(clock)
     if seconds is not None:
         _running[delivery_tag] = clock
         _watch()
     try:
         yield
     finally:
-        _thread.clock = None
+        _current.set(None)
         _running.pop(delivery_tag, None)
 
 
@@ -84,7 +83,7 @@ def suspended() -> Iterator[None]:
         SoftTimeLimitExceeded: at the end, when the limit came meanwhile and the wait was no outage.
 
     """
-    clock = _thread.clock
+    clock = _current.get()
     if clock is None:
         yield
         return
@@ -107,7 +106,7 @@ def take_over_soft_limits() -> None:
 
 
 def _on_soft_limit(_number: int, _frame: FrameType | None) -> None:
-    clock = _thread.clock
+    clock = _current.get()
     if clock is None:
         return
     if clock.suspended_at is not None:

@@ -53,7 +53,8 @@ class Worker(Generic[S, C]):
 
     `settings` is read from the environment at start. `lifespan` is a context manager, asynchronous or not, that is
     opened in each process which runs functions: what it gives they have as `Run.resources`. `queues` are what it can
-    serve beside those of its task types. `pool` is that of ``celery worker``: ``prefork`` (processes) or ``threads``.
+    serve beside those of its task types. `pool` is ``prefork`` (processes), ``threads``, or ``asyncio``: coroutine
+    functions on one event loop, for hundreds of slow requests at once; it needs ``offload-worker[asyncio]``.
     """
 
     def __init__(
@@ -111,6 +112,9 @@ class Worker(Generic[S, C]):
                     message = f"{contract}: say in which queue it waits"
                     raise ValueError(message)
                 contract = TaskContract(contract, queue, *_models(contract, function))
+            if self._pool == "asyncio" and not inspect.iscoroutinefunction(function):
+                message = f"{contract.name}: {function.__name__} must be `async def` in the pool asyncio"
+                raise TypeError(message)
             if contract.name in self._registered:
                 message = f"{contract.name} has two functions"
                 raise ValueError(message)
@@ -178,6 +182,9 @@ class Worker(Generic[S, C]):
             reads=Versions(self.contracts),
             run_limits={name: one.concurrency for name, one in policies.items() if one.concurrency is not None},
         )
+        if self._pool == "asyncio":
+            # Celery's command line knows no names but its own, and takes the setting in place of its default.
+            app.conf.worker_pool = "offload_worker.asyncio_pool:TaskPool"
         make = self.lifespan
         lifespan = Lifespan(functools.partial(make, settings) if make else None)
         lifespan.follow(self._pool)
@@ -210,7 +217,8 @@ class Worker(Generic[S, C]):
         sys.exit(
             worker.main(
                 args=[
-                    "--pool", self._pool, "--concurrency", str(settings.concurrency),
+                    "--pool", "prefork" if self._pool == "asyncio" else self._pool,
+                    "--concurrency", str(settings.concurrency),
                     "--queues", ",".join(settings.queues or self.queues), "--loglevel", settings.log_level,
                     "--without-gossip", "--without-mingle", "--without-heartbeat", *arguments,
                 ],

@@ -104,6 +104,15 @@ class MemoryBroker:
         own.waiting.insert(0, taken.message_key)
         return True
 
+    def postpone(self, taken: Popped, seconds: float) -> bool:
+        """Hand a message back that is not for now."""
+        own = self._queue(taken.queue)
+        if own.leased.get(taken.message_key) != taken.delivery:
+            return False
+        del own.leased[taken.message_key]
+        own.delayed[taken.message_key] = (self.now_ms + round(seconds * 1000), own.live.pop(taken.message_key))
+        return True
+
     def lose(self, taken: Popped) -> str | None:
         """Let a lease run out whose worker was killed. Returns the reason when the message was buried."""
         own = self._queue(taken.queue)

@@ -14,6 +14,7 @@ from celery_leases.publish import message_key
 from offload_contracts.registry import by_name
 from offload_core import keys
 from offload_core.blobs import BlobStore
+from offload_core.errors import PostponeError
 from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
 from offload_core.records import BURIED
@@ -183,6 +184,9 @@ class Testbed:
         try:
             with exits.contained():
                 result = self._call(name, headers["id"], fence, carried[0] if carried else None, data)
+        except PostponeError as error:
+            self.broker.postpone(taken, error.seconds)
+            return
         except Exception as error:  # noqa: BLE001 -- whatever a function raises ends its step
             ours = policy.for_task(headers.get("retry")) if policy else None
             if ours is None or not ours.may_heal(error):
@@ -204,7 +208,7 @@ class Testbed:
         message = json.loads(taken.message)
         headers = message["headers"]
         step, attempt = keys.step_of(headers["id"]), headers["retries"]
-        pause = policy.pause_seconds(retries)
+        pause = policy.pause_seconds(retries, error)
         retry_at = self.broker.now_ms + round((pause or 0) * 1000)
         described = describe(error, None)
         self.store.retry(step, (attempt, taken.delivery), described, retry_at)
