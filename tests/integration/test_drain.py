@@ -99,7 +99,6 @@ def test_a_draining_worker_does_not_wait_for_a_redis_that_is_gone(offload):
 
 def test_a_gateway_finishes_an_upload_that_has_begun(offload):
     gateway = offload.gateway()
-    client = offload.client()
     body = photo(800, 600)
     upload = http.client.HTTPConnection("127.0.0.1", offload.port, timeout=30)
     upload.putrequest("POST", "/v1/images")
