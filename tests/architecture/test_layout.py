@@ -17,7 +17,7 @@ from offload_contracts.contract import Queue
 from offload_contracts.registry import ALL
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("gateway", "image-worker", "mail-worker", "housekeeper", "beat")
+SERVICES = ("gateway", "image-worker", "mail-worker", "http-worker", "housekeeper", "beat")
 SOURCES = sorted(
     path
     for folder in ("libs", "services", "devstack")
@@ -49,6 +49,9 @@ def test_no_task_is_named_outside_of_the_contracts(path):
 
 
 def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_path):
+    import http_worker.tasks
+    from http_worker.settings import HttpWorkerSettings
+
     import housekeeper.tasks
     import image_worker.tasks
     import mail_worker.tasks
@@ -59,10 +62,12 @@ def test_each_task_has_one_consumer_and_each_queue_one_fleet(monkeypatch, tmp_pa
     monkeypatch.setattr("offload_core.logs.configure", lambda *_: None)
     common = {"redis_url": "redis://localhost/0"}
     with_files = common | {"blob_url": f"file://{tmp_path}"}
-    mail = common | {"link_secret": "s" * 32, "smtp_host": "localhost", "mail_from": "a@example.com"}
+    linking = common | {"link_secret": "s" * 32}
+    mail = linking | {"smtp_host": "localhost", "mail_from": "a@example.com"}
     workers = {
         image_worker.tasks.worker: ImageWorkerSettings(**with_files),
         mail_worker.tasks.worker: MailWorkerSettings(**mail),
+        http_worker.tasks.worker: HttpWorkerSettings(**linking),
         housekeeper.tasks.worker: HousekeeperSettings(**with_files),
     }
     fleets = {worker.queues: worker.create(settings) for worker, settings in workers.items()}
@@ -102,7 +107,7 @@ def test_importing_a_service_reads_no_environment():
         "import os\n"
         "before = dict(os.environ)\n"
         "import gateway.app, image_worker.app, image_worker.tasks, mail_worker.app, mail_worker.tasks\n"
-        "import housekeeper.app, housekeeper.tasks, beat.app\n"
+        "import http_worker.app, http_worker.tasks, housekeeper.app, housekeeper.tasks, beat.app\n"
         "assert dict(os.environ) == before\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PATH": ""})

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SERVICES = {
-    "gateway": "gateway", "image-worker": "imageWorker", "mail-worker": "mailWorker", "housekeeper": "housekeeper",
-    "beat": "beat",
+    "gateway": "gateway", "image-worker": "imageWorker", "mail-worker": "mailWorker", "http-worker": "httpWorker",
+    "housekeeper": "housekeeper", "beat": "beat",
 }  # fmt: skip
 REGISTRY = "localhost:5000"
 # Two cores carry all of it: what is asked for is little, what may be used is not.

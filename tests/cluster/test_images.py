@@ -23,6 +23,7 @@ OWN = {
     "gateway": {"fastapi", "uvicorn", "python-multipart"},
     "image-worker": {"pillow", "reportlab"},
     "mail-worker": {"jinja2"},
+    "http-worker": {"httpx2"},
     "housekeeper": set(),
     "beat": {"cronsim"},
 }

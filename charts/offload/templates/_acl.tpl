@@ -4,16 +4,16 @@ scripts are checked like those of the client itself.
 */}}
 {{- define "offload.aclUsers" -}}
 {{- $session := "-@all +hello +auth +ping +select +client|setinfo +client|setname +client|id" -}}
-{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +pttl +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore" -}}
-{{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore +zrem" -}}
-{{- $consumes := "+rpop +brpop +del +hgetall +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
+{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +pttl +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore +zrem +hgetall" -}}
+{{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore" -}}
+{{- $consumes := "+rpop +brpop +del +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
-{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" "subscriptions" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
 {{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*
-  commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +hgetall +lrange +zcard +zrem +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" }} ~{{ $prefix }}{{ . }}:*{{ end }}
+  commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +del +multi +exec +lrange +zcard +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}
 {{- range include "offload.fleets" . | fromJson }}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from http_worker.settings import HttpWorkerSettings
 from pydantic_core import PydanticUndefined
 
 from beat.settings import BeatSettings
@@ -21,6 +22,7 @@ SERVICES: dict[str, type[BaseSettings]] = {
     "gateway": GatewaySettings,
     "image-worker": ImageWorkerSettings,
     "mail-worker": MailWorkerSettings,
+    "http-worker": HttpWorkerSettings,
     "housekeeper": HousekeeperSettings,
     "beat": BeatSettings,
     "adopted Celery application": AdoptionSettings,

@@ -1,4 +1,4 @@
-"""All of Offload on this machine: Valkey, a mail server, a trace receiver, and the five services as processes."""
+"""All of Offload on this machine: Valkey, a mail server, a trace receiver, and the six services as processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-WORKERS = ("image_worker", "mail_worker", "housekeeper")
+WORKERS = ("image_worker", "mail_worker", "http_worker", "housekeeper")
 
 
 class Stack:
@@ -90,7 +90,7 @@ class Stack:
         return process
 
     def worker(self, module: str, settings: Mapping[str, str] | None = None, *, wait: bool = True) -> Process:
-        """Start a worker: ``image_worker``, ``mail_worker`` or ``housekeeper``."""
+        """Start a worker: ``image_worker``, ``mail_worker``, ``http_worker`` or ``housekeeper``."""
         count = sum(process.name.startswith(module) for process in self.processes) + 1
         process = self.service(module, "--hostname", f"{module}-{count}@local", settings=settings)
         if wait:

@@ -17,6 +17,8 @@ class Queue(StrEnum):
     REPORTS = "reports"
     MAIL = "mail"
     CALLBACKS = "callbacks"
+    CALLS = "calls"
+    WEBHOOKS = "webhooks"
     MAINTENANCE = "maintenance"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload_contracts import images, mails, maintenance, reports
+from offload_contracts import calls, images, mails, maintenance, reports, webhooks
 from offload_contracts.contract import TaskContract
 
 ALL: tuple[TaskContract[Any, Any], ...] = tuple(
     value
-    for module in (images, reports, mails, maintenance)
+    for module in (images, reports, mails, calls, webhooks, maintenance)
     for value in vars(module).values()
     if isinstance(value, TaskContract)
 )

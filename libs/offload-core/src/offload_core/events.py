@@ -28,6 +28,7 @@ TYPES = {
     "step.started": "A worker has begun with a step, or begins again.",
     "step.succeeded": "A step has ended well.",
     "step.failed": "A step has failed for good.",
+    "webhook.disabled": "An endpoint gets nothing any more: `reason` is why.",
 }
 
 

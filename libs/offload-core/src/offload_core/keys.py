@@ -65,6 +65,31 @@ def tasks(prefix: str, owner: str, state: str) -> str:
     return f"{prefix}tasks:{owner}:{state}"
 
 
+def webhook(prefix: str, endpoint_id: str) -> str:
+    """Return the key of an endpoint of webhooks."""
+    return f"{prefix}webhook:{endpoint_id}"
+
+
+def webhooks(prefix: str, owner: str) -> str:
+    """Return the key of the endpoints of an owner, or of all owners (``""``), by creation."""
+    return f"{prefix}webhooks-of:{owner}"
+
+
+def subscriptions(prefix: str, owner: str) -> str:
+    """Return the key of what an owner's endpoints ask for: endpoint id to JSON. Those that are disabled ask nothing."""
+    return f"{prefix}subscriptions:{owner}"
+
+
+def webhook_attempts(prefix: str, endpoint_id: str) -> str:
+    """Return the key of the stream of an endpoint's last attempts."""
+    return f"{prefix}webhook-attempts:{endpoint_id}"
+
+
+def webhook_rate(prefix: str, endpoint_id: str) -> str:
+    """Return the key of when an endpoint may be called again at its rate."""
+    return f"{prefix}webhook-rate:{endpoint_id}"
+
+
 def forgetting(prefix: str) -> str:
     """Return the key of the tasks that leave these lists, by the time (ms) when their records expire."""
     return f"{prefix}forgetting"

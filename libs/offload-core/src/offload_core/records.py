@@ -78,6 +78,8 @@ class NewTask:
     expires_at: int | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] | None = None
+    # Whom a webhook tells of its end.
+    callback_url: str | None = None
 
     @property
     def steps(self) -> tuple[NewStep, ...]:
@@ -98,7 +100,7 @@ class NewTask:
         fields["steps"] = json.dumps(steps)
         optional = (
             "trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms", "expires_at",
-            "idempotency_ttl_ms",
+            "idempotency_ttl_ms", "callback_url",
         )  # fmt: skip
         fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
         for name in ("headers", "tags", "metadata"):

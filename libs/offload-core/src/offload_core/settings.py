@@ -18,7 +18,8 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 # Each worker has its own default.
 CONCURRENCY = (
-    "Tasks at once: processes in image-worker, one per core; threads in mail-worker (4 by default) and in housekeeper."
+    "Tasks at once: processes in image-worker, one per core; threads in mail-worker (4 by default) and in housekeeper; "
+    "coroutines in http-worker (200)."
 )
 
 
@@ -153,7 +154,8 @@ class LinkSettings(RetentionSettings):
     )
     link_secret: SecretStr = Field(
         min_length=32,
-        description="Signs the links in mails; the same in gateway and mail-worker, 32 characters or more.",
+        description="Signs the links in mails, and callbacks; the same in gateway, mail-worker and http-worker, 32 "
+        "characters or more.",
     )
 
 

@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from gateway import api_document, openapi, problems
 from gateway.admission import Admission
 from gateway.auth import WATCH_SECONDS, Keys
+from gateway.calls import endpoints as calls
 from gateway.dead_letters import endpoints as dead_letters
 from gateway.dependencies import Dependencies
 from gateway.dispatch import Dispatcher
@@ -31,6 +32,7 @@ from gateway.reports import endpoints as reports
 from gateway.task_types import endpoints as task_types
 from gateway.task_types.service import REFRESH_SECONDS, Catalogue
 from gateway.tasks import endpoints as tasks
+from gateway.webhooks import endpoints as webhooks
 from offload_core import logs, telemetry, trust
 from offload_core.blobs import BlobStore
 from offload_core.redis_client import connect_async
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
-FEATURES = (images, emails, reports, tasks, events, task_types, queues, dead_letters, health)
+FEATURES = (images, emails, reports, calls, tasks, events, webhooks, task_types, queues, dead_letters, health)
 
 
 def create(settings: GatewaySettings) -> FastAPI:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import OutOfMemoryError
 
+from gateway.intake import idempotency
 from gateway.intake.fields import MAX_DELAY_SECONDS
 from gateway.pipeline import Pipeline
 from gateway.problems import RETRY_AFTER_SECONDS, Problem, invalid_fields
@@ -97,6 +98,7 @@ class Dispatcher:
             expires_at=self._expires_at(options, due),
             tags=options.tags,
             metadata=options.metadata,
+            callback_url=options.callback_url,
             idempotency_ttl_ms=idempotency_key.ttl_ms if idempotency_key else None,
             **fields,
         ) as task:
@@ -121,11 +123,7 @@ class Dispatcher:
         if answer == "rate":
             raise self._admission.too_fast(caller, int(subject) / 1000)
         if answer == "conflict":
-            raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "idempotency.conflict",
-                "this Idempotency-Key was used for another request",
-            )
+            raise idempotency.conflict()
         return Accepted(subject, replayed=answer == "replayed")
 
     def _due(self, options: TaskRequest) -> datetime | None:

@@ -59,7 +59,7 @@ _components: dict[str, Any] = {}
 
 # The bytes of a file.
 FILE = {"type": "string", "format": "binary", "minLength": 1}
-_IDEMPOTENCY_KEY = {
+IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
@@ -73,11 +73,11 @@ _IDEMPOTENCY_KEY = {
     "request gets 422. The header `Idempotency-TTL` (60 to 604800) says how many seconds the key lives, from "
     "when the task may start.",
 }
-_ACCEPTED_HEADERS = {
-    "Location": {"schema": {"type": "string"}, "description": "Where the task's state is."},
+CREATED_HEADERS = {
+    "Location": {"schema": {"type": "string"}, "description": "Where it is."},
     "Idempotent-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
-        "description": "The task was accepted before, by a request with this Idempotency-Key.",
+        "description": "It was there already, by a request with this Idempotency-Key.",
     },
 }
 
@@ -117,7 +117,7 @@ def _problem(status: int) -> dict[str, Any]:
 
 # What a post of a task may be answered, beside the model of its 202.
 _ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {"headers": _ACCEPTED_HEADERS},
+    202: {"headers": CREATED_HEADERS},
     **problems(401, 408, 413, 415, 422, 429),
 }
 
@@ -127,7 +127,7 @@ def accepts_task[F: Callable[..., Any]](router: APIRouter, request: Mapping[str,
 
     `request` is the OpenAPI of what is posted; what every post may be asked and answered is added.
     """
-    document = {**request, "parameters": [*request.get("parameters", ()), _IDEMPOTENCY_KEY]}
+    document = {**request, "parameters": [*request.get("parameters", ()), IDEMPOTENCY_KEY]}
     return router.post(
         "", status_code=HTTPStatus.ACCEPTED, response_model=Accepted, responses=_ACCEPTED, openapi_extra=document
     )

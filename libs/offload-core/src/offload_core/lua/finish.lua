@@ -8,6 +8,7 @@
 local BURIED = 2147483648 -- offload_core.records.BURIED
 local prefix, broker, task_id, n, state = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[7]
 local keep_ms, traceparent = ARGV[9], ARGV[10]
+event_trace = traceparent
 local key = record_key(prefix, task_id)
 local refused = refusal(key, n, tonumber(ARGV[5]), tonumber(ARGV[6]))
 if refused then

@@ -8,6 +8,7 @@
 -- the task's end.
 local prefix, broker, task_id, n = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local attempt, delivery, keep_ms, traceparent = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[9], ARGV[10]
+event_trace = traceparent
 local key = record_key(prefix, task_id)
 local refused = refusal(key, n, attempt, delivery)
 if refused then

@@ -1,7 +1,9 @@
 --- @include offload_core/lua/records.lua
+--- @include celery_leases/scripts/publish.lua
+--- @include offload_core/lua/envelope.lua
 -- How a task and its steps change: nothing else writes their states. Each change stands in the record, in the lists of
 -- tasks by state, and in two streams of events: that of the task, and that of its owner. What there is of
--- an owner there is once more of all owners, who is called '' there.
+-- an owner there is once more of all owners, who is called '' there. What an owner's webhooks ask for is published with it.
 
 -- As many events are kept of a task and of an owner, roughly.
 local TASK_EVENTS, OWNER_EVENTS = 1000, 10000
@@ -11,16 +13,87 @@ local function list_key(prefix, owner, state)
   return prefix .. 'tasks:' .. owner .. ':' .. state
 end
 
+-- Deliveries of webhooks are tasks of Offload's own, whom no webhook tells of anything.
+local WEBHOOK, OURS = 'webhook', 'offload'
+local ENDS = {['task.succeeded'] = true, ['task.failed'] = true, ['task.cancelled'] = true}
+-- The trace that what an event publishes belongs to, where the script knows it.
+local event_trace = ''
+local create_record
+
+local function has_one_of(wanted, found)
+  for _, one in ipairs(wanted) do
+    for _, other in ipairs(found) do
+      if one == other then
+        return true
+      end
+    end
+  end
+  return #wanted == 0
+end
+
+-- Publishes the delivery of an event to one endpoint, or to the `url` of a callback: a task with a record of its own.
+-- `event` has: source (the task's id, or the endpoint's that it is of), owner, entry (its id in the source's stream),
+-- type, data (JSON text).
+local function publish_webhook(prefix, event, endpoint, url, retry, trace_id)
+  local id = event.source .. '-' .. event.entry .. '-' .. (endpoint or 'callback')
+  local message = {
+    endpoint = endpoint, url = url, owner = event.owner, type = event.type, data = event.data,
+    event = string.format('evt_%s_%s', string.gsub(event.entry, '-', '_'), event.source),
+  }
+  local step = {name = 'webhook.deliver.v1', queue = 'webhooks', id = id, stage = 1}
+  local fields = {
+    'kind', WEBHOOK, 'owner', OURS, 'parent_task_id', event.source, 'steps', cjson.encode({step}),
+    'tags', cjson.encode({endpoint or 'callback'}),
+  }
+  if trace_id then
+    fields[#fields + 1], fields[#fields + 2] = 'trace_id', trace_id
+  end
+  create_record(prefix, id, fields, 1)
+  local text = envelope(id, step, 0, {cjson.encode(message)}, event_trace, {retry = retry}, 'null')
+  leases_publish(prefix .. 'queue:', step.queue, id .. ':0:0', text, 0, 0)
+end
+
+-- Publishes an event to all that its owner's webhooks, and its task's callback, ask for.
+local function publish_webhooks(prefix, event, tags, callback, trace_id)
+  if event.owner == OURS then
+    return
+  end
+  local endpoints = redis.call('HGETALL', prefix .. 'subscriptions:' .. event.owner)
+  for i = 1, #endpoints, 2 do
+    local wanted = cjson.decode(endpoints[i + 1])
+    if has_one_of(wanted.events, {event.type}) and has_one_of(wanted.tags, tags and cjson.decode(tags) or {}) then
+      publish_webhook(prefix, event, endpoints[i], nil, wanted.retry, trace_id)
+    end
+  end
+  if callback and ENDS[event.type] then
+    publish_webhook(prefix, event, nil, callback, nil, trace_id)
+  end
+end
+
+-- Appends an event to the streams of its owner; returns its id there.
+local function emit_to(prefix, owner, kind, event, text)
+  local id
+  for _, one in ipairs({'', owner}) do
+    -- There are as many deliveries as events: in the stream of all they would be most of it.
+    if one ~= '' or kind ~= WEBHOOK then
+      id = redis.call('XADD', prefix .. 'events-of:' .. one, 'MAXLEN', '~', OWNER_EVENTS, '*', 'type', event, 'data', text)
+    end
+  end
+  return id
+end
+
 -- What happened to a task: one of the types of `offload_core.events`. `data` is a table, which gets the task's id, kind
 -- and state.
 local function emit(prefix, task_id, event, data)
-  local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'kind', 'state')
+  local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'kind', 'state', 'tags', 'callback_url',
+    'trace_id')
   data.task_id, data.kind, data.state = task_id, found[2] or '', found[3]
   local text = cjson.encode(data)
-  redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', TASK_EVENTS, '*', 'type', event, 'data', text)
-  for _, owner in ipairs({'', found[1]}) do
-    redis.call('XADD', prefix .. 'events-of:' .. owner, 'MAXLEN', '~', OWNER_EVENTS, '*', 'type', event, 'data', text)
-  end
+  local id = redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', TASK_EVENTS, '*', 'type', event, 'data',
+    text)
+  emit_to(prefix, found[1], data.kind, event, text)
+  publish_webhooks(prefix, {source = task_id, owner = found[1], entry = id, type = event, data = text}, found[4],
+    found[5], found[6] or nil)
 end
 
 -- What an event says of a step. `steps` is the record's field of that name, decoded.
@@ -56,7 +129,7 @@ local function end_step(prefix, task_id, steps, n, state, now, outcome, code)
   end
 end
 
-local function create_record(prefix, task_id, fields, count)
+function create_record(prefix, task_id, fields, count)
   redis.call('HSET', record_key(prefix, task_id), 'created_at', string.format('%.0f', now_ms()), 'count', count,
     unpack(fields))
   set_state(prefix, task_id, 'PENDING')

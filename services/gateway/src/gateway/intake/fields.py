@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from offload_contracts.calls import Url
+
 # The longest delay: 30 days.
 MAX_DELAY_SECONDS = 2_592_000
 
@@ -127,6 +129,10 @@ class TaskRequest(BaseModel):
         default=(), description="JSON pointers to input values that dead letters must not show, like `/customer/email`."
     )
 
+    callback_url: Url | None = Field(
+        default=None, description="Told of the task's end by a webhook, signed with the secret of `/v1/signing-secret`."
+    )
+
     @model_validator(mode="after")
     def _one_time(self) -> Self:
         if self.run_at is not None and self.delay_seconds:
@@ -135,4 +141,4 @@ class TaskRequest(BaseModel):
 
 
 # Options that 0.2 did not know: a request without them is the same as it was.
-LATER_OPTIONS = frozenset({"run_at", "expires_in_seconds", "tags", "metadata", "retry", "private"})
+LATER_OPTIONS = frozenset({"run_at", "expires_in_seconds", "tags", "metadata", "retry", "private", "callback_url"})

@@ -7,16 +7,21 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
+from celery_leases.publish import load
+from celery_leases.scripts import Script
 from gateway.intake.fields import LATER_OPTIONS
 from gateway.problems import Problem
 
 if TYPE_CHECKING:
+    import redis.asyncio
     from pydantic import BaseModel
     from starlette.datastructures import Headers
 
 MAX_LENGTH = 255
 # Seconds that a client may have its key live: a minute to a week.
 MIN_TTL, MAX_TTL = 60, 604_800
+DEFAULT_TTL_MS = 86_400_000
+_CLAIM = Script(load("gateway/intake/lua/claim.lua"))
 
 
 class Key(NamedTuple):
@@ -47,6 +52,34 @@ def key_of(headers: Headers) -> Key | None:
             f"an Idempotency-Key has 1 to {MAX_LENGTH} printable ASCII characters",
         )
     return Key(key, _ttl_ms(headers.get("idempotency-ttl")))
+
+
+async def claim(client: redis.asyncio.Redis, name: str, key: Key, fingerprint: str, new_id: str) -> str | None:
+    """Claim a key, by its name in Redis, for something that is created under an id.
+
+    Returns the id that an earlier request has claimed it for, or None.
+
+    Raises:
+        Problem: 422 ``idempotency.conflict`` where that request was another one.
+
+    """
+    ttl_ms = key.ttl_ms or DEFAULT_TTL_MS
+    was_claimed, known, known_id = await _CLAIM.run_async(client, (), (name, fingerprint, new_id, ttl_ms))
+    if not was_claimed:
+        return None
+    if known.decode() != fingerprint:
+        raise conflict()
+    found: str = known_id.decode()
+    return found
+
+
+def conflict() -> Problem:
+    """Return the problem of a key that was used for another request."""
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "idempotency.conflict",
+        "this Idempotency-Key was used for another request",
+    )
 
 
 def _ttl_ms(text: str | None) -> int | None:

@@ -1,0 +1,1 @@
+"""Calls other HTTP servers: the only service that does."""
