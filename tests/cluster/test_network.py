@@ -28,6 +28,7 @@ def release(images):
         [
             *images, "-f", str(SMALL), "--set", "redis.acl=true,gateway.replicas=1,gateway.rateLimitPerSecond=100",
             "--set", "workers.image.keda.minReplicas=1,workers.housekeeping.enabled=true",
+            "--set", "workers.http.enabled=true,workers.http.keda.minReplicas=1",
         ],
     ).install()  # fmt: skip
     kubectl("create", "namespace", "offload-stranger", check=False)
@@ -85,6 +86,7 @@ def test_what_is_needed_works(release, report):
         ("worker-image", "offload-valkey", 6379), ("worker-image", "offload-s3", 8333),
         ("worker-mail", "offload-valkey", 6379), ("worker-mail", "offload-mailpit", 1025),
         ("worker-housekeeping", "offload-valkey", 6379), ("worker-housekeeping", "offload-s3", 8333),
+        ("worker-http", "offload-valkey", 6379),
     ):  # fmt: skip
         assert reaches(release, component, host, port), (component, host)
     with release.client() as client:
@@ -92,23 +94,31 @@ def test_what_is_needed_works(release, report):
             client.post_photo()
         Tally.of(release, client, seconds=120).check()
     report.add(
-        "Network", "policies first, then the ScaledObjects", "all Ready; 9 needed paths open, a chain goes through"
+        "Network", "policies first, then the ScaledObjects", "all Ready; 10 needed paths open, a chain goes through"
     )
 
 
 def test_what_is_not_needed_is_refused(release, outside, report):
     beat = release.pods("beat")[0]["status"]["podIP"]
     image = release.pods("worker-image")[0]["status"]["podIP"]
+    gateway = release.pods("gateway")[0]["status"]["podIP"]
+    api = get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
     denied = (
         ("worker-image", outside, 8080), ("worker-image", "offload-mailpit", 1025), ("worker-mail", "offload-s3", 8333),
         ("worker-mail", outside, 8080), ("gateway", "offload-mailpit", 1025), ("beat", "offload-s3", 8333),
         ("gateway", beat, 8080), ("worker-mail", image, 8080), ("beat", outside, 8080),
         ("worker-housekeeping", "offload-mailpit", 1025), ("worker-housekeeping", outside, 8080),
+        # Whatever its guard were to let through: nothing inside, and no metadata server.
+        ("worker-http", gateway, 8080), ("worker-http", "offload-gateway", 80),
+        ("worker-http", "offload-s3", 8333), ("worker-http", "offload-mailpit", 1025), ("worker-http", api, 443),
+        ("worker-http", "169.254.169.254", 80), ("worker-http", "127.0.0.2", 6379),
     )  # fmt: skip
     # The server outside answers: what is refused is refused by the policy.
     assert reaches_from_host(outside, 8080)
     for component, host, port in denied:
         assert not reaches(release, component, host, port), (component, host)
+    # What is no private address is the Internet.
+    assert reaches(release, "worker-http", outside, 8080)
     report.add(
         "Network",
         "image-worker and housekeeper → outside and SMTP; mail-worker → S3; anything → beat; …",
@@ -168,6 +178,25 @@ def redriven_once(release: Release, client: Client, task_id: str) -> None:
     assert client.http.delete(f"/v1/dead-letters/{listed['id']}").json()["code"] == "dead_letter.missing"
 
 
+def webhooks_and_calls(client: Client) -> None:
+    """Do all that there is to do with them; what is inside is refused."""
+    hook = {"url": "http://offload-gateway/", "events": ["task.accepted", "webhook.disabled"]}
+    webhook = client.http.post("/v1/webhooks", json=hook).raise_for_status().headers["Location"]
+    call = {"url": "http://offload-gateway/", "sign": True, "callback_url": "http://offload-gateway/"}
+    called = client.http.post("/v1/calls", json=call).raise_for_status().headers["Location"]
+    until(lambda: client.http.get(called).json()["reason"] == "egress.refused", "the call to be refused", seconds=90)
+    until(lambda: client.http.get(f"{webhook}/attempts").json()["data"], "an attempt at the endpoint", seconds=60)
+    assert client.http.get(f"{webhook}/attempts").json()["data"][0]["code"] == "egress.refused"
+    event = client.http.get(f"{webhook}/attempts").json()["data"][0]["event"]
+    assert client.http.post(f"{webhook}/resend", json={"event": event}).status_code == 202
+    assert client.http.post(f"{webhook}/test").status_code == 202
+    assert client.http.post(f"{webhook}/rotate", json={}).status_code == 200
+    assert client.http.post(f"{webhook}/recover", json={"since": "2026-01-01T00:00:00Z"}).status_code == 202
+    assert client.http.patch(webhook, json={"disabled": True}).status_code == 200
+    assert len(client.http.get("/v1/webhooks").json()["data"]) == 1
+    assert client.http.delete(webhook).status_code == 204
+
+
 def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     with release.client() as client:
         for _ in range(3):
@@ -198,6 +227,7 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
         assert client.http.get("/v1/tasks", params={"limit": 2, "before": before}).json()["data"] == page["data"]
         assert "event: end" in client.http.get(f"{joined}/events").text
         assert client.http.get("/v1/queues").status_code == 200
+        webhooks_and_calls(client)
         assert client.http.get("/metrics").status_code == 200
         Tally.of(release, client, seconds=120).check()
         waits = client.http.post(
@@ -215,12 +245,16 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     ):
         said = valkey.execute_command("ACL", "DRYRUN", "housekeeper", *command)
         assert said == b"OK", (command, said)
+    # Endpoints and their secrets are for those who sign.
+    for user, allowed in (("gateway", True), ("http-worker", True), ("image-worker", False), ("beat", False)):
+        said = valkey.execute_command("ACL", "DRYRUN", user, "HGET", "offload:webhook:wh_1", "secrets")
+        assert (said == b"OK") == allowed, (user, said)
     # A fleet writes its own part of the catalogue, and sees no other's.
     for key, allowed in (("catalogue:image", True), ("catalogue:mail", False), ("catalogue", True)):
         said = valkey.execute_command("ACL", "DRYRUN", "image-worker", "HSET", f"offload:{key}", "field", "value")
         assert (said == b"OK") == allowed, (key, said)
     users = {one["user"] for one in valkey.client_list()}
-    assert {"gateway", "image-worker", "mail-worker", "housekeeper", "beat", "keda"} <= users
+    assert {"gateway", "image-worker", "mail-worker", "http-worker", "housekeeper", "beat", "keda"} <= users
     report.add(
         "Network", "one ACL user per service, through chains, failure, redrive, cancel, report, KEDA", "ACL LOG empty"
     )

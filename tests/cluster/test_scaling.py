@@ -164,7 +164,7 @@ def test_the_number_of_replicas_is_whoever_scales(images, report, helm):
     try:
         until(lambda: len(release.ready_pods(FLEET)) == 3, "three pods", seconds=60)
         with release.client() as client:
-            for _ in range(60):
+            for _ in range(40):
                 client.post_photo(LARGE_PHOTO, width=1200, format="webp")
             with Replicas(release, FLEET) as replicas:
                 release.values = [*fixed, "--set", "keda.enabled=true"]

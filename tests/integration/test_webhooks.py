@@ -244,6 +244,19 @@ def test_an_event_is_sent_again_on_request_and_a_test_at_any_time(offload, shop,
     until(lambda: "webhook.test" in types(receiver, "/again"), "the test")
 
 
+def test_the_end_of_a_task_is_sent_again_with_its_result(offload, shop, receiver):
+    made = endpoint(shop, f"{receiver.url}/end", events=["task.succeeded"])
+    with HttpReceiver(lambda _: Answer(body="Grüße \u2028 \U0001f600".encode())) as called:
+        shop.post("/v1/calls", json={"url": called.url}).raise_for_status()
+        until(lambda: receiver.of("/end"), "the event", seconds=20)
+    event = receiver.of("/end")[0].headers["webhook-id"]
+    assert shop.post(f"/v1/webhooks/{made['id']}/resend", json={"event": event}).status_code == 202
+    until(lambda: len(receiver.of("/end")) == 2, "the event again")
+    first, second = receiver.of("/end")
+    assert json.loads(first.body) == json.loads(second.body)
+    assert json.loads(first.body)["data"]["result"]["status"] == 200
+
+
 def test_410_disables_an_endpoint_and_its_owner_is_told(offload, shop, receiver):
     gone = endpoint(shop, f"{receiver.url}/gone", events=["task.accepted"])
     endpoint(shop, f"{receiver.url}/watch", events=["webhook.disabled"])
@@ -351,10 +364,23 @@ def test_a_task_may_have_a_callback_of_its_own(offload, shop, receiver):
     [got] = receiver.of("/back")
     body = standardwebhooks.Webhook(secret).verify(got.body, got.headers)
     assert (body["type"], body["data"]["task_id"]) == ("task.succeeded", task_id)
+    assert body["data"]["result"]["status"] == 200
     delivery = client_of(offload, "root").get("/v1/tasks", params={"tag": "callback"}).json()["data"][0]
     assert (delivery["kind"], delivery["parent_task_id"]) == ("webhook", task_id)
     # One trace, from the post to the webhook.
     assert delivery["trace_id"] == shop.get(f"/v1/tasks/{task_id}").json()["trace_id"]
+
+
+def test_a_long_result_does_not_travel(offload, shop, receiver):
+    with HttpReceiver(lambda got: Answer(body=b"x" * int(got.path[1:]))) as called:
+        for length in (18_000, 30_000):
+            url = f"{called.url}/{length}"
+            shop.post("/v1/calls", json={"url": url, "callback_url": f"{receiver.url}/{length}"}).raise_for_status()
+            until(lambda length=length: receiver.of(f"/{length}"), "the callback", seconds=20)
+    short, long = (json.loads(receiver.of(f"/{length}")[0].body)["data"] for length in (18_000, 30_000))
+    assert len(short["result"]["body"]) == 18_000
+    assert "result" not in long
+    assert all(len(one.body) <= 20_000 for one in receiver.received)
 
 
 def test_an_endpoint_is_created_once_by_one_idempotency_key(shop):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from offload_core import keys, signing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import redis.asyncio
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 OWNER = "offload"
 KIND = "webhook"
 ID_PREFIX = "wh_"
+# A longer result does not travel with its event.
+RESULT_BYTES = 19_000
 # Why an endpoint is disabled.
 BY_OWNER, GONE, FAILING = "disabled_by_owner", "gone", "failing"
 
@@ -134,6 +136,12 @@ def source_of(event: str) -> tuple[str, str] | None:
     if prefix != "evt" or not source or not (milliseconds + number).isdecimal() or not number:
         return None
     return source, f"{milliseconds}-{number}"
+
+
+def with_result(data: str, results: Sequence[Any]) -> str:
+    """Return what an event says with the results of a task's last steps, unless they are too long: as `states.lua`."""
+    text = json.dumps(results[0] if len(results) == 1 else results)
+    return data if len(text) > RESULT_BYTES else f'{data[:-1]}, "result": {text}}}'
 
 
 async def read(client: redis.asyncio.Redis, prefix: str, endpoint_id: str) -> Endpoint | None:

@@ -15,6 +15,17 @@ local function leave_outcome(prefix, task_id, state, now, live_ms)
   redis.call('PEXPIRE', key, string.format('%.0f', live_ms))
 end
 
+-- What a task gives, as JSON: the result of its last step, or the list of those of its last branches.
+local function result_of(key, steps)
+  local last, results = steps[#steps].stage or #steps, {}
+  for n = 1, #steps do
+    if (steps[n].stage or n) == last then
+      results[#results + 1] = redis.call('HGET', key, n .. ':result') or 'null'
+    end
+  end
+  return #results == 1 and results[1] or '[' .. table.concat(results, ', ') .. ']'
+end
+
 -- Ends a task with its step n: the only way to do so. What has not ended never will, for this reason; `error` (a table
 -- with `code` and `message`) is what ended it, if an error did. What its subscriptions ask for is published. The record
 -- and its events live for keep_ms from now on, the idempotency key until a day after the task could start, or as long as
@@ -30,7 +41,7 @@ local function end_task(prefix, broker, task_id, steps, n, state, reason, now, k
   if state == 'SUCCESS' then
     set_state(prefix, task_id, state, 'finished_at', now)
     redis.call('HDEL', key, 'reason')
-    emit(prefix, task_id, 'task.succeeded', {})
+    emit(prefix, task_id, 'task.succeeded', {}, function() return result_of(key, steps) end)
   else
     local code = error and error.code or reason
     set_state(prefix, task_id, state, 'finished_at', now, 'reason', code)

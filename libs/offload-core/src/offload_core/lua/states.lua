@@ -13,6 +13,8 @@ local function list_key(prefix, owner, state)
   return prefix .. 'tasks:' .. owner .. ':' .. state
 end
 
+-- A longer result does not travel with its webhook, whose body has 20 kB at most.
+local RESULT_BYTES = 19000
 -- Deliveries of webhooks are tasks of Offload's own, whom no webhook tells of anything.
 local WEBHOOK, OURS = 'webhook', 'offload'
 local ENDS = {['task.succeeded'] = true, ['task.failed'] = true, ['task.cancelled'] = true}
@@ -33,11 +35,15 @@ end
 
 -- Publishes the delivery of an event to one endpoint, or to the `url` of a callback: a task with a record of its own.
 -- `event` has: source (the task's id, or the endpoint's that it is of), owner, entry (its id in the source's stream),
--- type, data (JSON text).
+-- type, data (JSON text), and `result` where there is one: a function that returns it as JSON text.
 local function publish_webhook(prefix, event, endpoint, url, retry, trace_id)
   local id = event.source .. '-' .. event.entry .. '-' .. (endpoint or 'callback')
+  local data, result = event.data, event.result and event.result() or ''
+  if result ~= '' and #result <= RESULT_BYTES then
+    data = string.sub(data, 1, -2) .. ', "result": ' .. result .. '}'
+  end
   local message = {
-    endpoint = endpoint, url = url, owner = event.owner, type = event.type, data = event.data,
+    endpoint = endpoint, url = url, owner = event.owner, type = event.type, data = data,
     event = string.format('evt_%s_%s', string.gsub(event.entry, '-', '_'), event.source),
   }
   local step = {name = 'webhook.deliver.v1', queue = 'webhooks', id = id, stage = 1}
@@ -83,8 +89,8 @@ local function emit_to(prefix, owner, kind, event, text)
 end
 
 -- What happened to a task: one of the types of `offload_core.events`. `data` is a table, which gets the task's id, kind
--- and state.
-local function emit(prefix, task_id, event, data)
+-- and state. `result` is that of `publish_webhook`.
+local function emit(prefix, task_id, event, data, result)
   local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'kind', 'state', 'tags', 'callback_url',
     'trace_id')
   data.task_id, data.kind, data.state = task_id, found[2] or '', found[3]
@@ -92,8 +98,8 @@ local function emit(prefix, task_id, event, data)
   local id = redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', TASK_EVENTS, '*', 'type', event, 'data',
     text)
   emit_to(prefix, found[1], data.kind, event, text)
-  publish_webhooks(prefix, {source = task_id, owner = found[1], entry = id, type = event, data = text}, found[4],
-    found[5], found[6] or nil)
+  publish_webhooks(prefix, {source = task_id, owner = found[1], entry = id, type = event, data = text, result = result},
+    found[4], found[5], found[6] or nil)
 end
 
 -- What an event says of a step. `steps` is the record's field of that name, decoded.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.intake import idempotency
 from gateway.problems import Problem
 from offload_contracts.webhooks import WEBHOOK_DELIVER, Deliver
-from offload_core import keys, webhooks
+from offload_core import keys, records, webhooks
 from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
 from offload_core.task_store import Found, Place, Wanted
@@ -149,14 +149,17 @@ async def resend(deps: Dependencies, endpoint: Endpoint, event: str) -> str:
         Problem: 404 ``event.not_found``.
 
     """
-    named = webhooks.source_of(event)
-    source, entry = named or ("", "")
-    rows: Any = await deps.redis.xrange(keys.events(deps.settings.key_prefix, source), entry, entry) if named else []
-    owner: Any = await deps.redis.hget(keys.record(deps.settings.key_prefix, source), "owner") if rows else None
-    if not rows or owner is None or owner.decode() != endpoint.owner:
+    client, prefix = deps.redis, deps.settings.key_prefix
+    source, entry = webhooks.source_of(event) or ("", "")
+    rows: Any = await client.xrange(keys.events(prefix, source), entry, entry) if source else []
+    record = records.decode(source, await client.hgetall(keys.record(prefix, source))) if rows else None
+    if record is None or record.owner != endpoint.owner:
         raise Problem(HTTPStatus.NOT_FOUND, "event.not_found", "there is no such event, or its task's record is gone")
     [(_, fields)] = rows
-    return await _send(deps, endpoint, event, fields[b"type"].decode(), fields[b"data"].decode())
+    event_type, data = fields[b"type"].decode(), fields[b"data"].decode()
+    if event_type == "task.succeeded":
+        data = webhooks.with_result(data, [step.result for step in record.last_stage])
+    return await _send(deps, endpoint, event, event_type, data)
 
 
 async def recover(deps: Dependencies, endpoint: Endpoint, since: datetime, until: datetime | None) -> tuple[int, bool]:
