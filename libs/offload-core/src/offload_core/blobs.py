@@ -130,13 +130,13 @@ class BlobStore:
 
     def delete(self, *keys: str) -> None:
         """Delete blobs; one that is not there is no error."""
-        try:
-            for key in keys:
+        for key in keys:
+            try:
                 obstore.delete(self._store, key)
-        except (NotFoundError, FileNotFoundError):
-            return
-        except (BaseError, OSError) as error:
-            raise BlobError("blobs cannot be deleted") from error
+            except (NotFoundError, FileNotFoundError):
+                continue
+            except (BaseError, OSError) as error:
+                raise BlobError("blobs cannot be deleted") from error
 
     async def delete_async(self, key: str) -> None:
         """Delete a blob; one that is not there is no error."""

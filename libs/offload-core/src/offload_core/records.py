@@ -186,6 +186,8 @@ class Record:
     expires_at: int | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
+    # When what it was given and what it gave were erased.
+    erased_at: int | None = None
 
     @property
     def last_stage(self) -> tuple[StepRecord, ...]:
@@ -222,6 +224,7 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         notify=fields.get("notify"),
         parent_task_id=fields.get("parent_task_id"),
         upload=fields.get("upload"),
+        erased_at=_integer(fields.get("erased_at")),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),
         redrives=tuple(json.loads(fields.get("redrives", "[]"))),
         expires_at=_integer(fields.get("expires_at")),

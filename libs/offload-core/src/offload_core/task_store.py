@@ -77,6 +77,7 @@ _CANCEL = TaskScript("offload_core/lua/cancel.lua")
 _LIST = TaskScript("offload_core/lua/list.lua")
 _FORGET = TaskScript("offload_core/lua/forget.lua")
 _MEND = TaskScript("offload_core/lua/mend.lua")
+_ERASE = TaskScript("offload_core/lua/erase.lua")
 _EXPIRE = TaskScript("offload_core/lua/expire.lua")
 _REDRIVE = TaskScript("offload_core/lua/redrive.lua")
 _DISCARD = TaskScript("offload_core/lua/discard.lua")
@@ -237,6 +238,10 @@ class TaskStore:
     def cancel(self, task_id: str) -> Call:
         """Cancel a task: at once where it waits, else with the step that runs."""
         return _CANCEL.of(prefix=self.prefix, broker_prefix=self.broker_prefix, task_id=task_id, keep_ms=self.keep_ms)
+
+    def erase(self, task_id: str) -> Call:
+        """Erase what a task that has ended was given and what it gave."""
+        return _ERASE.of(prefix=self.prefix, broker_prefix=self.broker_prefix, task_id=task_id)
 
     def expire(self, limit: int = 100) -> Call:
         """End tasks that were not started in time, as many at most."""

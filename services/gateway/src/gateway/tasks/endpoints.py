@@ -79,6 +79,14 @@ async def delete_task(request: Request, task_id: str) -> Response:
     return await _show(deps, caller, task_id, HTTPStatus.OK if has_ended else HTTPStatus.ACCEPTED)
 
 
+@router.delete("/{task_id}/data", response_model=schemas.Task, responses=openapi.problems(401, 404, 409))
+async def delete_data(request: Request, task_id: str) -> Response:
+    """Erase the input, the result and the files of a task that has ended; when it ran and how it ended is kept."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    await service.erase(deps, caller, task_id)
+    return await _show(deps, caller, task_id, HTTPStatus.OK)
+
+
 async def _show(deps: Dependencies, caller: Caller, task_id: str, status: HTTPStatus) -> Response:
     found = await service.find(deps, caller, task_id)
     return JSONResponse(views.task(found, operator=caller.is_operator), status)

@@ -217,6 +217,7 @@ class Task(BaseModel):
     created_at: datetime
     due_at: datetime | None
     finished_at: datetime | None
+    erased_at: datetime | None = Field(description="When its input, its result and its files were erased on request.")
     expires_at: datetime | None = Field(description="A task that has not started by then is not run.")
     tags: list[str]
     metadata: dict[str, JsonValue] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ from fastapi.responses import JSONResponse
 from gateway import dependencies
 from gateway.dispatch import new_task_id
 from gateway.intake import idempotency
-from gateway.problems import Problem
+from gateway.problems import Problem, blobs_unavailable
 from gateway.tasks import views
-from offload_core import keys, records
+from offload_core import blobs, keys, records
 from offload_core.records import STATES
 from offload_core.task_store import Wanted
 
@@ -138,6 +139,37 @@ async def cancel(deps: Dependencies, caller: Caller, task_id: str) -> bool:
         raise _finished()
     has_ended: bool = outcome == "revoked"
     return has_ended
+
+
+async def erase(deps: Dependencies, caller: Caller, task_id: str) -> None:
+    """Erase what a task that has ended was given, and what it gave; files first, so that it can be asked for again.
+
+    Raises:
+        Problem: 404 ``task.not_found``, 409 ``task.not_finished``, 503 ``blobs.unavailable``.
+
+    """
+    found = await find(deps, caller, task_id)
+    if isinstance(found, records.Record) and found.state not in records.TERMINAL:
+        raise _not_finished()
+
+    def delete_files() -> None:
+        for folder in (blobs.OUTPUTS, blobs.UPLOADS):
+            deps.blobs.delete(*(one.key for one in deps.blobs.list(f"{folder}{found.task_id}/")))
+
+    try:
+        await asyncio.to_thread(delete_files)
+    except blobs.BlobError:
+        raise blobs_unavailable() from None
+    # Of a record that has expired nothing is left but the files.
+    if isinstance(found, records.Record):
+        outcome = await deps.tasks.erase(found.task_id).run_async(deps.redis)
+        if outcome == b"task.not_finished":
+            # It was redriven a moment ago.
+            raise _not_finished()
+
+
+def _not_finished() -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "task.not_finished", "the task has not ended: cancel it first")
 
 
 def not_found() -> Problem:
