@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import gateways, idle, images, lists, queues, streams, upload_memory
+from benchmarks import bulk, gateways, idle, images, lists, queues, streams, upload_memory
 from benchmarks.measure import console
 from devstack import history
 
 FOLDER = Path("var/bench").absolute()
-NAMES = ("images", "upload", "memory", "accept", "queue", "idle", "lists", "streams")
+NAMES = ("images", "upload", "memory", "accept", "queue", "idle", "lists", "streams", "bulk")
 
 
 def main() -> None:
@@ -40,6 +40,8 @@ def main() -> None:
         lists.measure(FOLDER / "lists")
     if "streams" in wanted:
         streams.measure(FOLDER / "streams")
+    if "bulk" in wanted:
+        bulk.measure(FOLDER / "bulk")
 
 
 if __name__ == "__main__":

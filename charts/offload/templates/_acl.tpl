@@ -12,7 +12,7 @@ scripts are checked like those of the client itself.
 {{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" }} ~{{ $prefix }}{{ . }}:*{{ end }}
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" }} ~{{ $prefix }}{{ . }}:*{{ end }}
   commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +del +multi +exec +lrange +zcard +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}

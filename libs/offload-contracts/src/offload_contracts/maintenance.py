@@ -25,6 +25,12 @@ class CleanUp(Message):
     thorough: bool = False
 
 
+class RunBulk(Message):
+    """Go on with a bulk operation, which is in Redis."""
+
+    bulk_id: str
+
+
 class Swept(Result):
     """What a maintenance task found or did, by name."""
 
@@ -34,3 +40,4 @@ class Swept(Result):
 CHECK_HEALTH = TaskContract("maintenance.health.v1", Queue.MAINTENANCE, HealthCheck, Swept, is_internal=True)
 REPORT_DAILY = TaskContract("maintenance.report.v1", Queue.MAINTENANCE, Report, Swept, is_internal=True)
 CLEAN_UP = TaskContract("maintenance.clean_up.v1", Queue.MAINTENANCE, CleanUp, Swept, is_internal=True)
+RUN_BULK = TaskContract("maintenance.bulk.v1", Queue.MAINTENANCE, RunBulk, Swept, is_internal=True)

@@ -90,6 +90,16 @@ def webhook_rate(prefix: str, endpoint_id: str) -> str:
     return f"{prefix}webhook-rate:{endpoint_id}"
 
 
+def bulk(prefix: str, bulk_id: str) -> str:
+    """Return the key of a bulk operation."""
+    return f"{prefix}bulk:{bulk_id}"
+
+
+def bulks(prefix: str) -> str:
+    """Return the key of the bulk operations that are under way, by the time (ms) of their last sign of life."""
+    return f"{prefix}bulks"
+
+
 def forgetting(prefix: str) -> str:
     """Return the key of the tasks that leave these lists, by the time (ms) when their records expire."""
     return f"{prefix}forgetting"

@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from gateway import api_document, openapi, problems
 from gateway.admission import Admission
 from gateway.auth import WATCH_SECONDS, Keys
+from gateway.bulk import endpoints as bulk
 from gateway.calls import endpoints as calls
 from gateway.dead_letters import endpoints as dead_letters
 from gateway.dependencies import Dependencies
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
-FEATURES = (images, emails, reports, calls, tasks, events, webhooks, task_types, queues, dead_letters, health)
+FEATURES = (images, emails, reports, calls, tasks, events, webhooks, task_types, queues, dead_letters, bulk, health)
 
 
 def create(settings: GatewaySettings) -> FastAPI:

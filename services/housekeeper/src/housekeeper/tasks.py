@@ -5,10 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from housekeeper import bulk as bulks
 from housekeeper import clean_up as cleaning
 from housekeeper import daily_report
 from housekeeper.app import worker
-from offload_contracts.maintenance import CHECK_HEALTH, CLEAN_UP, REPORT_DAILY, CleanUp, HealthCheck, Report, Swept
+from offload_contracts.maintenance import (
+    CHECK_HEALTH,
+    CLEAN_UP,
+    REPORT_DAILY,
+    RUN_BULK,
+    CleanUp,
+    HealthCheck,
+    Report,
+    RunBulk,
+    Swept,
+)
 from offload_core.blobs import BlobError
 from offload_core.errors import TemporaryError
 from offload_worker.policy import Policy
@@ -47,6 +58,17 @@ def clean_up(message: CleanUp, run: Run[Resources]) -> Swept:
         figures = cleaning.clean_up(
             resources.settings, resources.client, resources.store, thorough=message.thorough, now=datetime.now(UTC)
         )
+    except BlobError:
+        raise TemporaryError("blob.unavailable", "the blob store cannot be reached") from None
+    return Swept(figures=figures)
+
+
+@worker.task(RUN_BULK, policy=_policy)
+def run_bulk(message: RunBulk, run: Run[Resources]) -> Swept:
+    """Go on with a bulk operation."""
+    resources = run.resources
+    try:
+        figures = bulks.run(resources.settings, resources.client, resources.store, message.bulk_id)
     except BlobError:
         raise TemporaryError("blob.unavailable", "the blob store cannot be reached") from None
     return Swept(figures=figures)

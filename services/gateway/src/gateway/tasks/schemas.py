@@ -85,8 +85,10 @@ class Accepted(BaseModel):
 _STATE = "|".join(STATES)
 
 
-class TaskQuery(PageQuery):
-    """Which tasks a list shows."""
+class TaskFilter(BaseModel):
+    """Which tasks are meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     state: Annotated[str, Field(pattern=f"^({_STATE})(,({_STATE}))*$", max_length=100)] | None = Field(
         default=None, description="States, separated by commas.", examples=["PENDING,STARTED,RETRY"]
@@ -110,6 +112,10 @@ class TaskQuery(PageQuery):
         default=None,
         description="Name of the API key that owns the tasks. Operators only; without it they see those of all keys.",
     )
+
+
+class TaskQuery(PageQuery, TaskFilter):
+    """Which tasks a list shows."""
 
 
 class TaskSummary(BaseModel):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.dependencies import Dependencies
     from gateway.dispatch import Accepted
     from gateway.intake.fields import TaskRequest
-    from gateway.tasks.schemas import TaskQuery
+    from gateway.tasks.schemas import TaskFilter
     from offload_core.messages import NewStep, Stage
 
 
@@ -103,7 +103,7 @@ async def read(deps: Dependencies, task_id: str) -> records.Record | records.End
     return found
 
 
-def wanted(query: TaskQuery, caller: Caller) -> Wanted:
+def wanted(query: TaskFilter, caller: Caller) -> Wanted:
     """Return which tasks a caller asks for: its own, or for operators those of any tenant."""
 
     def milliseconds(moment: datetime | None) -> int:
