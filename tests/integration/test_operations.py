@@ -61,7 +61,7 @@ def test_queues_are_shown_to_operators_alone(offload):
     assert 'offload_queue_messages{place="running",queue="reports"} 1.0' in metrics
     assert 'offload_queue_oldest_age_seconds{queue="images"} 0.0' in metrics
     assert [queue["name"] for queue in operator.get("/v1/queues").json()["queues"]] == [
-        "images", "reports", "mail", "callbacks", "maintenance",
+        "images", "reports", "mail", "callbacks", "calls", "webhooks", "maintenance",
     ]  # fmt: skip
     pause.go()
     until(lambda: reports()["running"] + reports()["waiting"] == 0, "the reports to be done")
@@ -114,7 +114,7 @@ def test_only_one_gateway_exports_what_all_share(offload):
     assert exporters() == [offload.url], "and goes on to"
     # As when it has not been scraped for two minutes.
     offload.redis.client().delete("offload:exporter")
-    assert httpx.get(f"http://127.0.0.1:{port}/metrics").text.count("offload_queue_messages{") == 20
+    assert httpx.get(f"http://127.0.0.1:{port}/metrics").text.count("offload_queue_messages{") == 28
     assert exporters() == [f"http://127.0.0.1:{port}"]
     for url in (offload.url, f"http://127.0.0.1:{port}"):
         assert 'offload_dependency_up{dependency="redis"} 1.0' in httpx.get(f"{url}/metrics").text

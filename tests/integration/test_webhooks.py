@@ -234,7 +234,7 @@ def test_an_event_is_sent_again_on_request_and_a_test_at_any_time(offload, shop,
     assert {one.headers["webhook-id"] for one in receiver.of("/again")} == {event}
     other = client_of(offload, "other")
     mine = endpoint(other, f"{receiver.url}/mine")
-    for wrong, client in ((event[:-1], shop), ("evt_1_0_nobody", shop)):
+    for wrong, client in ((event[:-1], shop), ("evt_1_0_nobody", shop), ("evt_1_99999999999999999999_x", shop)):
         response = client.post(f"{path}/resend", json={"event": wrong})
         assert (response.status_code, response.json()["code"]) == (404, "event.not_found")
     # Nobody has another tenant's event sent to an endpoint of its own.

@@ -18,15 +18,28 @@ MAX_TIMEOUT_SECONDS = 900
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-# http or https, a host, and neither a user name nor a password.
+_GROUP = "[0-9a-fA-F]{1,4}"
+# RFC 4291, section 2.2, without the form that holds an IPv4 address.
+_IPV6 = "|".join(
+    [
+        f"({_GROUP}:){{7}}{_GROUP}",
+        f"({_GROUP}:){{1,7}}:",
+        *(f"({_GROUP}:){{1,{6 - after}}}(:{_GROUP}){{1,{after + 1}}}" for after in range(6)),
+        f":((:{_GROUP}){{1,7}}|:)",
+    ]
+)
+# http or https, a host, and neither a user name nor a password. A name of other letters is written as IDNA has it.
 URL_PATTERN = (
-    r"^https?://(\[[0-9a-fA-F:.]+\]|[^\x00-\x20\x7f/?#@:\[\]\\<>\"^`{|}%]+)"
-    rf"(:{_PORT})?([/?#][^\x00-\x20\x7f\\<>\"]*)?$"
+    rf"^https?://([A-Za-z0-9_][A-Za-z0-9_.-]{{0,252}}|\[({_IPV6})\])(:{_PORT})?"
+    r"([/?#][^\x00-\x20\x7f\\<>\"]*)?$"
 )
 Url = Annotated[str, Field(max_length=2000, pattern=URL_PATTERN)]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
+_NAME_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$"
 # Printable ASCII, as a client of any server can rely on.
-HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$", max_length=4000)]
+_VALUE_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
+MAX_VALUE_LENGTH = 4000
+HeaderName = Annotated[str, StringConstraints(pattern=_NAME_PATTERN)]
+HeaderValue = Annotated[str, StringConstraints(pattern=_VALUE_PATTERN, max_length=MAX_VALUE_LENGTH)]
 StatusPattern = Annotated[str, StringConstraints(pattern=r"^[1-5]([0-9]{2}|xx)$")]
 # Of the connection, or set by Offload.
 _OWN_HEADERS = re.compile(
@@ -53,7 +66,19 @@ def _is_base64(text: str) -> str:
     return text
 
 
-Headers = Annotated[dict[HeaderName, HeaderValue], Field(max_length=MAX_HEADERS), AfterValidator(_not_ours)]
+Headers = Annotated[
+    dict[HeaderName, HeaderValue],
+    Field(max_length=MAX_HEADERS),
+    AfterValidator(_not_ours),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MAX_HEADERS,
+            "propertyNames": {"pattern": _NAME_PATTERN},
+            "additionalProperties": {"type": "string", "pattern": _VALUE_PATTERN, "maxLength": MAX_VALUE_LENGTH},
+        }
+    ),
+]
 Base64 = Annotated[
     str,
     Field(max_length=MAX_BODY_BYTES * 4 // 3 + 4),

@@ -21,6 +21,8 @@ KIND = "webhook"
 ID_PREFIX = "wh_"
 # A longer result does not travel with its event.
 RESULT_BYTES = 19_000
+# Of each number in the id of a stream's entry.
+MAX_ENTRY = 2**64 - 1
 # Why an endpoint is disabled.
 BY_OWNER, GONE, FAILING = "disabled_by_owner", "gone", "failing"
 
@@ -133,7 +135,10 @@ def source_of(event: str) -> tuple[str, str] | None:
     prefix, _, rest = event.partition("_")
     milliseconds, _, rest = rest.partition("_")
     number, _, source = rest.partition("_")
-    if prefix != "evt" or not source or not (milliseconds + number).isdecimal() or not number:
+    numbers = (milliseconds, number)
+    if prefix != "evt" or not source or not all(one.isascii() and one.isdecimal() for one in numbers):
+        return None
+    if max(map(int, numbers)) > MAX_ENTRY:
         return None
     return source, f"{milliseconds}-{number}"
 

@@ -6,15 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from offload_core.errors import PermanentError, TemporaryError
+    from offload_core.errors import BlockedError, PermanentError, PostponeError, TemporaryError
     from offload_worker.adoption.application import adopt
     from offload_worker.run import Run
     from offload_worker.worker import Worker
 
-__all__ = ["PermanentError", "Run", "TemporaryError", "Worker", "adopt"]
+__all__ = ["BlockedError", "PermanentError", "PostponeError", "Run", "TemporaryError", "Worker", "adopt"]
 
 _MODULES = {
+    "BlockedError": "offload_core.errors",
     "PermanentError": "offload_core.errors",
+    "PostponeError": "offload_core.errors",
     "TemporaryError": "offload_core.errors",
     "Run": "offload_worker.run",
     "Worker": "offload_worker.worker",

@@ -40,7 +40,11 @@ class _Step(greenlet):
 
     def wait[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, in the caller's context."""
-        return self._until(asyncio.get_running_loop().create_task(coroutine, context=contextvars.copy_context()))
+        task = asyncio.get_running_loop().create_task(_outcome(coroutine), context=contextvars.copy_context())
+        result, error = self._until(task)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]  # it is there, or the error is
 
     def blocking[T](self, call: Callable[[], T]) -> T:
         """Do something that blocks, in a thread."""
@@ -52,6 +56,14 @@ class _Step(greenlet):
         assert loop is not None  # noqa: S101 -- of the first greenlet of a thread alone
         result: T = loop.switch(awaited)
         return result
+
+
+async def _outcome[T](coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    """Return what a coroutine returns, or raises: ``sys.exit()`` in it would end the loop."""
+    try:
+        return await coroutine, None
+    except BaseException as error:  # noqa: BLE001 -- it is raised where the coroutine is waited for
+        return None, error
 
 
 def _current() -> _Step | None:
@@ -72,6 +84,9 @@ class TaskPool(BasePool):
         self._slots = asyncio.Semaphore(self.limit)
         self._threads = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="blocking")
         self._running: set[concurrent.futures.Future[None]] = set()
+        # Of `asyncio.to_thread`, which waits for Redis too: nobody waits for a thread while Redis is unavailable.
+        threads = concurrent.futures.ThreadPoolExecutor(self.limit, thread_name_prefix="to-thread")
+        event_loop.loop().call_soon_threadsafe(event_loop.loop().set_default_executor, threads)
 
     def on_apply(
         self,

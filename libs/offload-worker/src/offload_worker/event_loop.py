@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import threading
@@ -67,10 +68,48 @@ def loop() -> asyncio.AbstractEventLoop:
         return own
 
 
+class Limit:
+    """The soft time limit of a coroutine. It can stand still, for whoever calls: any thread."""
+
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        """Take the timeout that cancels it."""
+        self._timeout, self._loop = timeout, asyncio.get_running_loop()
+        self._waits = 0
+        self._left = 0.0
+
+    def suspend(self) -> None:
+        """Stand still."""
+        self._loop.call_soon_threadsafe(self._stop, self._loop.time())
+
+    def resume(self) -> None:
+        """Go on."""
+        self._loop.call_soon_threadsafe(self._go)
+
+    def _stop(self, now: float) -> None:
+        when = self._timeout.when()
+        self._waits += 1
+        if self._waits == 1 and when is not None:
+            self._left = when - now
+            # The coroutine may have ended meanwhile.
+            with contextlib.suppress(RuntimeError):
+                self._timeout.reschedule(None)
+
+    def _go(self) -> None:
+        self._waits -= 1
+        if self._waits == 0:
+            with contextlib.suppress(RuntimeError):
+                self._timeout.reschedule(self._loop.time() + self._left)
+
+
+# That of the coroutine that is the caller, or has called it.
+current_limit: contextvars.ContextVar[Limit | None] = contextvars.ContextVar("limit", default=None)
+
+
 async def _bounded[T](coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
     limit = asyncio.timeout(seconds)
     try:
         async with limit:
+            current_limit.set(Limit(limit))
             return await coroutine
     except TimeoutError:
         if limit.expired():

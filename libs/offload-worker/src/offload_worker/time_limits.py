@@ -25,6 +25,7 @@ from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 from celery.worker import state
 
 from celery_leases import leases
+from offload_worker import event_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,9 +89,14 @@ def suspended() -> Iterator[None]:
         yield
         return
     began = clock.suspended_at = time.monotonic()
+    limit = event_loop.current_limit.get()
+    if limit is not None:
+        limit.suspend()
     try:
         yield
     finally:
+        if limit is not None:
+            limit.resume()
         waited = time.monotonic() - began
         clock.ends_at += waited
         clock.suspended_at = None

@@ -106,15 +106,15 @@ class Worker(Generic[S, C]):
         """
 
         def decorate(function: F) -> F:
+            if self._pool == "asyncio" and not inspect.iscoroutinefunction(function):
+                message = f"{task_type}: {function.__name__} must be `async def` in the pool asyncio"
+                raise TypeError(message)
             contract = task_type
             if isinstance(contract, str):
                 if queue is None:
                     message = f"{contract}: say in which queue it waits"
                     raise ValueError(message)
                 contract = TaskContract(contract, queue, *_models(contract, function))
-            if self._pool == "asyncio" and not inspect.iscoroutinefunction(function):
-                message = f"{contract.name}: {function.__name__} must be `async def` in the pool asyncio"
-                raise TypeError(message)
             if contract.name in self._registered:
                 message = f"{contract.name} has two functions"
                 raise ValueError(message)

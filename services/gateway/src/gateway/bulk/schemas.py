@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from gateway.tasks.schemas import TaskFilter
 
 MAX_IDS = 500
 
 
-class NewBulk(BaseModel):
-    """What is to be done, and to which tasks: those of `ids`, or those that a `filter` finds when it is asked for."""
-
+class _NewBulk(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     action: Literal["cancel", "redrive", "delete"] = Field(
         description="`cancel` what has not ended, `redrive` what is a dead letter, or `delete` what has ended, with "
         "its files."
     )
-    ids: (
-        Annotated[
-            tuple[Annotated[str, Field(min_length=1, max_length=400)], ...], Field(min_length=1, max_length=MAX_IDS)
-        ]
-        | None
-    ) = Field(default=None, description="Ids of tasks.")
-    filter: TaskFilter | None = Field(
-        default=None,
+    dry_run: bool = Field(default=False, description="Count, and do nothing.")
+
+
+class BulkOfThese(_NewBulk):
+    """What is to be done to the tasks of these ids."""
+
+    ids: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=400)], ...], Field(min_length=1, max_length=MAX_IDS)
+    ] = Field(description="Ids of tasks.")
+
+
+class BulkOfFilter(_NewBulk):
+    """What is to be done to the tasks that a filter finds when it is asked for."""
+
+    filter: TaskFilter = Field(
         description="As of `GET /v1/tasks`. It is frozen: what is created later is not touched. Without `state`, all "
         "that the action is for.",
     )
-    dry_run: bool = Field(default=False, description="Count, and do nothing.")
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.ids is None) == (self.filter is None):
-            raise ValueError("give either ids or filter")
-        return self
+
+def _way(value: object) -> str:
+    return "<ids>" if isinstance(value, dict) and "ids" in value else "<filter>"
 
 
 class Bulk(BaseModel):
@@ -56,4 +58,6 @@ class Bulk(BaseModel):
     finished_at: str | None
 
 
-NEW_BULK: TypeAdapter[NewBulk] = TypeAdapter(NewBulk)
+NEW_BULK: TypeAdapter[BulkOfThese | BulkOfFilter] = TypeAdapter(
+    Annotated[Annotated[BulkOfThese, Tag("<ids>")] | Annotated[BulkOfFilter, Tag("<filter>")], Discriminator(_way)]
+)

@@ -8,6 +8,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from gateway.bulk.schemas import BulkOfFilter
 from gateway.intake import idempotency
 from gateway.problems import Problem
 from gateway.tasks.service import wanted
@@ -21,7 +22,7 @@ from offload_core.task_store import Wanted
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
-    from gateway.bulk.schemas import NewBulk
+    from gateway.bulk.schemas import BulkOfThese
     from gateway.dependencies import Dependencies
     from gateway.intake.idempotency import Key
 
@@ -31,7 +32,7 @@ _PUBLISHER = Publisher("gateway")
 
 
 async def begin(
-    deps: Dependencies, caller: Caller, asked: NewBulk, key: Key | None, fingerprint: str
+    deps: Dependencies, caller: Caller, asked: BulkOfThese | BulkOfFilter, key: Key | None, fingerprint: str
 ) -> tuple[Bulk, bool]:
     """Begin an operation; returns it, and whether an earlier request with the same key has done so.
 
@@ -102,10 +103,14 @@ def view(found: Bulk) -> dict[str, Any]:
     }
 
 
-def _bulk(caller: Caller, asked: NewBulk, now: int) -> Bulk:
-    found = wanted(asked.filter, caller) if asked.filter is not None else Wanted(owner="")
-    if asked.filter is not None and asked.filter.state is None:
-        found = dataclasses.replace(found, states=bulk.STATES[asked.action])
+def _bulk(caller: Caller, asked: BulkOfThese | BulkOfFilter, now: int) -> Bulk:
+    found, task_ids = Wanted(owner=""), None
+    if isinstance(asked, BulkOfFilter):
+        found = wanted(asked.filter, caller)
+        if asked.filter.state is None:
+            found = dataclasses.replace(found, states=bulk.STATES[asked.action])
+    else:
+        task_ids = asked.ids
     # Frozen: not what comes after it.
     before = min(found.before, now + 1) if found.before else now + 1
     return Bulk(
@@ -115,5 +120,5 @@ def _bulk(caller: Caller, asked: NewBulk, now: int) -> Bulk:
         dry_run=asked.dry_run,
         created_at=now,
         wanted=dataclasses.replace(found, before=before),
-        task_ids=asked.ids,
+        task_ids=task_ids,
     )

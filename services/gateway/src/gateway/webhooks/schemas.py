@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from gateway.intake.fields import Moment, Tag, UserId
+from gateway.intake.fields import INTEGRAL, Moment, Tag, UserId
 from gateway.paging import PageQuery
 from offload_contracts.calls import Url
 from offload_core.events import TYPES
@@ -61,7 +61,7 @@ class WebhookChange(_Body):
 class Rotation(_Body):
     """How a secret is replaced."""
 
-    grace_seconds: Annotated[int, Field(ge=0, le=MAX_GRACE_SECONDS)] = Field(
+    grace_seconds: Annotated[int, Field(ge=0, le=MAX_GRACE_SECONDS), INTEGRAL] = Field(
         default=86_400, description="How long the old secret signs as well."
     )
 
