@@ -19,8 +19,9 @@ if request.outcome == 'delivered' then
   end
   return 'stored'
 end
-if request.outcome == 'too_much' then
-  redis.call('HSET', key, 'share', math.max(share / 2, 1 / 1024))
+-- What is under way when it says so says so too: it is halved once a second.
+if request.outcome == 'too_much' and now - tonumber(redis.call('HGET', key, 'halved_at') or 0) >= 1000 then
+  redis.call('HSET', key, 'share', math.max(share / 2, 1 / 1024), 'halved_at', string.format('%.0f', now))
 end
 redis.call('HSETNX', key, 'failing_since', string.format('%.0f', now))
 local since = tonumber(redis.call('HGET', key, 'failing_since'))
