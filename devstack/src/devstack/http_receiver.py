@@ -77,7 +77,12 @@ class HttpReceiver:
                 if not self.raw_requestline or not self.parse_request():
                     self.close_connection = True
                     return
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    # Whoever sent it is gone.
+                    self.close_connection = True
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 got = Received(self.command, self.path, headers, body, time.time())
                 receiver.received.append(got)
