@@ -78,8 +78,8 @@ REFUSED = {
     "workers.image.image=gpuWorker": ("workers.image.image: must be a name in images (beat, gateway, housekeeper,",),
     "development.reload=true,workers.mail.command=null": ("workers.mail.command: must be set",),
     "workers.image.keda.minReplicas=20": ("workers.image.keda.minReplicas: 20 is more than maxReplicas 10",),
-    "workers.image=null,workers.mail=null,workers.housekeeping=null": ("workers: there is no fleet",),
-    ",".join(f"workers.{fleet}.enabled=false" for fleet in ("image", "mail", "housekeeping")): (
+    "workers.image=null,workers.mail=null,workers.http=null,workers.housekeeping=null": ("workers: there is no fleet",),
+    ",".join(f"workers.{fleet}.enabled=false" for fleet in ("image", "mail", "http", "housekeeping")): (
         "workers: there is no fleet",
     ),
     "gateway.shutdownSeconds=60": ("gateway.terminationGracePeriodSeconds: 45", "preStopSeconds 5"),
@@ -205,8 +205,8 @@ def test_two_under_other_names_behind_conditions_with_anchors_and_pull_secrets(t
     assert workers == {
         f"x-{name}"
         for name in (
-            "jobs-worker-mail", "jobs-worker-housekeeping",
-            "thumbs-worker-image", "thumbs-worker-mail", "thumbs-worker-housekeeping",
+            "jobs-worker-mail", "jobs-worker-http", "jobs-worker-housekeeping",
+            "thumbs-worker-image", "thumbs-worker-mail", "thumbs-worker-http", "thumbs-worker-housekeeping",
         )
     }  # fmt: skip
     pods = [item["spec"]["template"]["spec"] for item in made if item["kind"] == "Deployment"]
@@ -256,7 +256,7 @@ def test_an_ipv6_address_of_redis():
 
 def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():
     served = []
-    for name in ("worker-image", "worker-mail", "worker-housekeeping"):
+    for name in ("worker-image", "worker-mail", "worker-http", "worker-housekeeping"):
         container = one("Deployment", name)["spec"]["template"]["spec"]["containers"][0]
         served += next(env["value"] for env in container["env"] if env["name"] == "OFFLOAD_QUEUES").split()
     assert sorted(served) == sorted(Queue)
@@ -389,11 +389,16 @@ def test_egress_follows_the_needs():
     assert '"mailpit"' in egress("worker-mail")
     assert '"s3"' in egress("worker-housekeeping")
     assert '"mailpit"' not in egress("worker-housekeeping")
-    assert "198.51.100.0/24" in egress("worker-mail", *outside)
-    assert "198.51.100.0/24" not in egress("worker-image", *outside)
+    # Calls and webhooks alone go to the Internet, and to nothing that is private.
+    assert "198.51.100.0/24" in egress("worker-http", *outside)
+    for name in ("worker-image", "worker-mail", "worker-housekeeping", "gateway"):
+        assert "198.51.100.0/24" not in egress(name, *outside)
+    (internet,) = [rule for rule in json.loads(egress("worker-http")) if "0.0.0.0/0" in json.dumps(rule)]
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10", "127.0.0.0/8"):
+        assert network in internet["to"][0]["ipBlock"]["except"]
     assert '"s3"' not in egress("beat")
     assert one("NetworkPolicy", "beat")["spec"]["ingress"] == []
-    for name in ("gateway", "beat", "worker-image", "worker-mail", "worker-housekeeping", "helm-test"):
+    for name in ("gateway", "beat", "worker-image", "worker-mail", "worker-http", "worker-housekeeping", "helm-test"):
         dns = one("NetworkPolicy", name)["spec"]["egress"][0]
         assert dns["to"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
         assert {(port["protocol"], port["port"]) for port in dns["ports"]} == {("UDP", 53), ("TCP", 53)}
@@ -421,7 +426,7 @@ def test_only_valkeys_clients_reach_it():
         for peer in rule["from"]
         if "namespaceSelector" not in peer
     }
-    assert components == {"gateway", "beat", "worker-image", "worker-mail", "worker-housekeeping"}
+    assert components == {"gateway", "beat", "worker-image", "worker-mail", "worker-http", "worker-housekeeping"}
     operators = [peer for peer in rule["from"] if "namespaceSelector" in peer]
     assert [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in operators] == [
         "scalers"
@@ -447,6 +452,7 @@ def test_pods_spread_where_they_can_and_may_be_evicted():
         "offload-gateway",
         "offload-worker-image",
         "offload-worker-mail",
+        "offload-worker-http",
         "offload-worker-housekeeping",
     }
     assert all(item["spec"]["maxUnavailable"] == 1 and "minAvailable" not in item["spec"] for item in budgets)
@@ -475,6 +481,7 @@ def templates(*arguments: str) -> dict[str, str]:
                 "offload-beat",
                 "offload-worker-image",
                 "offload-worker-mail",
+                "offload-worker-http",
                 "offload-worker-housekeeping",
                 "offload-valkey",
                 "offload-s3",
@@ -597,7 +604,7 @@ def test_pods_take_what_a_platform_gives_them(tmp_path):
     for name in ("gateway", "workerDefaults"):
         values[name] |= {"strategy": {"type": "Recreate"}, "topologySpreadConstraints": spread}
     made = with_values(tmp_path, values)
-    workers = {"worker-image", "worker-mail", "worker-housekeeping"}
+    workers = {"worker-image", "worker-mail", "worker-http", "worker-housekeeping"}
     ours = {"gateway", "beat", *workers}
     seen = 0
     for item in made:
@@ -622,7 +629,7 @@ def test_pods_take_what_a_platform_gives_them(tmp_path):
             assert item["spec"]["template"]["metadata"]["annotations"].items() >= {"a": "b"}.items()
         if name == "test":
             assert container["resources"]["limits"] == {"memory": "99Mi"}
-    assert seen == 9
+    assert seen == 10
 
 
 def test_a_cluster_may_choose_the_users(tmp_path):
