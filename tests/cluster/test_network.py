@@ -102,16 +102,14 @@ def test_what_is_not_needed_is_refused(release, outside, report):
     beat = release.pods("beat")[0]["status"]["podIP"]
     image = release.pods("worker-image")[0]["status"]["podIP"]
     gateway = release.pods("gateway")[0]["status"]["podIP"]
-    api = get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
     denied = (
         ("worker-image", outside, 8080), ("worker-image", "offload-mailpit", 1025), ("worker-mail", "offload-s3", 8333),
         ("worker-mail", outside, 8080), ("gateway", "offload-mailpit", 1025), ("beat", "offload-s3", 8333),
         ("gateway", beat, 8080), ("worker-mail", image, 8080), ("beat", outside, 8080),
         ("worker-housekeeping", "offload-mailpit", 1025), ("worker-housekeeping", outside, 8080),
-        # Whatever its guard were to let through: nothing inside, and no metadata server.
+        # Whatever its guard were to let through: nothing inside.
         ("worker-http", gateway, 8080), ("worker-http", "offload-gateway", 80),
-        ("worker-http", "offload-s3", 8333), ("worker-http", "offload-mailpit", 1025), ("worker-http", api, 443),
-        ("worker-http", "169.254.169.254", 80), ("worker-http", "127.0.0.2", 6379),
+        ("worker-http", "offload-s3", 8333), ("worker-http", "offload-mailpit", 1025),
     )  # fmt: skip
     # The server outside answers: what is refused is refused by the policy.
     assert reaches_from_host(outside, 8080)
