@@ -156,7 +156,7 @@ def test_production_works_with_servers_outside(images, outside, report):
             assert task["state"] == "SUCCESS", task
             assert outside.ledger.read_text().split() == list(client.accepted.values())
         autoscalers = kubectl("-n", name, "get", "hpa", "-o", "name").split()
-        assert len(autoscalers) == 3, "the gateway's and both fleets'"
+        assert len(autoscalers) == 4, "the gateway's and three fleets'"
         report.add(
             "Manifests",
             "k8s/production.yaml with Redis (TLS), S3 and SMTP outside",
