@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import celery_leases.keys
 from devstack import settings_reference
@@ -213,3 +214,19 @@ def test_the_dockerfiles_differ_in_their_service_alone():
         return text.replace(service, "SERVICE").replace(service.replace("-", "_"), "SERVICE")
 
     assert len({shape(service) for service in SERVICES}) == 1
+
+
+def test_skaffold_builds_and_deploys_every_service():
+    config = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
+    images = {f"offload/{service}" for service in SERVICES}
+    parts = [config, *config["profiles"]]
+    assert all({one["image"] for one in part["build"]["artifacts"]} == images for part in parts if "build" in part)
+    assert {one["image"] for one in config["test"]} == images
+    deployed = {
+        f"{{{{.IMAGE_{part}_{image.replace('/', '_').replace('-', '_')}}}}}"
+        for image in images
+        for part in ("REPO", "TAG", "DIGEST")
+    }
+    for part in parts:
+        for release in part["deploy"]["helm"]["releases"]:
+            assert set(release["setValueTemplates"].values()) == deployed
