@@ -34,7 +34,7 @@ def measure(folder: Path) -> None:
         client = stack.redis.client()
         _fill(client)
         stack.gateway()
-        stack.worker("housekeeper")
+        stack.worker("housekeeper", {"OFFLOAD_LOG_LEVEL": "INFO"})
         client.config_set("slowlog-log-slower-than", SLOW_MICROSECONDS)
         client.config_set("latency-monitor-threshold", SLOW_MICROSECONDS // 1000)
         client.slowlog_reset()
@@ -55,7 +55,7 @@ def measure(folder: Path) -> None:
         table.add_row(
             "scripts of more than 10 ms (SLOWLOG)", f"{len(scripts)}, the longest {max(scripts, default=0):.1f} ms"
         )
-        latency = {name.decode(): worst for name, _, _, worst in client.execute_command("LATENCY", "LATEST")}
+        latency = {one[0].decode(): one[3] for one in client.execute_command("LATENCY", "LATEST")}
         table.add_row("latency monitor, the worst in ms", str(latency or "nothing of 10 ms or more"))
         quantiles = statistics.quantiles(pings, n=1000)
         table.add_row(
