@@ -138,6 +138,11 @@ class BlobStore:
             except (BaseError, OSError) as error:
                 raise BlobError("blobs cannot be deleted") from error
 
+    def delete_files_of(self, task_id: str) -> None:
+        """Delete a task's upload and its outputs."""
+        for folder in (OUTPUTS, UPLOADS):
+            self.delete(*(one.key for one in self.list(f"{folder}{task_id}/")))
+
     async def delete_async(self, key: str) -> None:
         """Delete a blob; one that is not there is no error."""
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from offload_core import blobs, keys
+from offload_core import keys
 from offload_core.bulk import KEEP_SECONDS, Bulk
 from offload_core.errors import PermanentError, PostponeError
+from offload_core.records import TERMINAL
 from offload_core.task_store import Found, Place, TaskStore
 from offload_worker.outages import wait_for_redis
 
@@ -113,9 +114,8 @@ def _delete_files(client: redis.Redis, tasks: TaskStore, store: BlobStore, task_
     state: Any = wait_for_redis(
         lambda: client.hget(keys.record(tasks.prefix, task_id), "state"), f"read the state of {task_id}"
     )
-    if state is not None and state.decode() in {"SUCCESS", "FAILURE", "REVOKED"}:
-        for folder in (blobs.OUTPUTS, blobs.UPLOADS):
-            store.delete(*(one.key for one in store.list(f"{folder}{task_id}/")))
+    if state is not None and state.decode() in TERMINAL:
+        store.delete_files_of(task_id)
 
 
 def _read(client: redis.Redis, key: str, bulk_id: str) -> Bulk:

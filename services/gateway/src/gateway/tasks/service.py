@@ -152,12 +152,8 @@ async def erase(deps: Dependencies, caller: Caller, task_id: str) -> None:
     if isinstance(found, records.Record) and found.state not in records.TERMINAL:
         raise _not_finished()
 
-    def delete_files() -> None:
-        for folder in (blobs.OUTPUTS, blobs.UPLOADS):
-            deps.blobs.delete(*(one.key for one in deps.blobs.list(f"{folder}{found.task_id}/")))
-
     try:
-        await asyncio.to_thread(delete_files)
+        await asyncio.to_thread(deps.blobs.delete_files_of, found.task_id)
     except blobs.BlobError:
         raise blobs_unavailable() from None
     # Of a record that has expired nothing is left but the files.

@@ -41,7 +41,7 @@ async def post_webhook(request: Request) -> Response:
 
 
 @router.get("/webhooks", response_model=schemas.WebhookList, responses=openapi.problems(401, 422))
-async def get_webhooks(request: Request, query: Annotated[schemas.WebhookQuery, Query()]) -> Response:
+async def get_webhooks(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
     """List endpoints, the newest first: the caller's own, for operators everybody's."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     owner = "" if caller.is_operator else caller.name
@@ -146,7 +146,7 @@ async def resend_event(request: Request, webhook_id: str) -> Response:
     openapi_extra=openapi.json_request(schemas.RECOVERY),
 )
 async def recover_events(request: Request, webhook_id: str) -> Response:
-    """Send all events of a time again that were given up, up to a thousand at once."""
+    """Start the failed deliveries of a time span again, up to a thousand in one request."""
     endpoint = await _find(request, webhook_id)
     asked = await json_body(request, schemas.RECOVERY)
     resent, is_complete = await service.recover(dependencies.of(request), endpoint, asked.since, asked.until)

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from gateway.intake.fields import INTEGRAL, Moment, Tag, UserId
-from gateway.paging import PageQuery
 from offload_contracts.calls import Url
 from offload_core.events import TYPES
 
@@ -47,7 +46,7 @@ class NewWebhook(_Body):
 
 
 class WebhookChange(_Body):
-    """What is to be different about an endpoint; what is left out stays."""
+    """Changes to an endpoint. Fields that are left out stay as they are."""
 
     url: Url | None = None
     events: _Events | None = None
@@ -75,7 +74,7 @@ class Resend(_Body):
 
 
 class Recovery(_Body):
-    """Of which time the events are sent again that did not reach the endpoint."""
+    """The time span whose failed deliveries are sent again."""
 
     since: Moment
     until: Moment | None = None
@@ -90,13 +89,14 @@ class Webhook(BaseModel):
     tags: list[str]
     description: str
     signature: str
-    public_key: str | None = Field(description="Of `ed25519`: what verifies its signatures.")
+    public_key: str | None = Field(description="With `ed25519`: the key that verifies its signatures.")
     rate_per_second: float | None
     retry_seconds: list[float] | None
     created_at: str
     disabled_at: str | None
     disabled_reason: str | None = Field(
-        description="`gone`: the receiver has answered 410. `failing`: nothing else for five days. `disabled_by_owner`."
+        description="`gone`: the receiver has answered 410. `failing`: every attempt has failed for five days. "
+        "`disabled_by_owner`: by a `PATCH`."
     )
     failing_since: str | None = Field(description="Since when no attempt has succeeded.")
     tenant: str
@@ -105,7 +105,7 @@ class Webhook(BaseModel):
 class WebhookWithSecret(Webhook):
     """An endpoint and the secret of its signatures, which is never shown again."""
 
-    secret: str | None = Field(description="Of `hmac`. Never shown again.")
+    secret: str | None = Field(description="With `hmac`: the key of its signatures. Never shown again.")
 
 
 class WebhookList(BaseModel):
@@ -121,7 +121,7 @@ class Attempt(BaseModel):
 
     event: str = Field(description="The `webhook-id`.")
     type: str
-    task_id: str = Field(description="Of the delivery.")
+    task_id: str = Field(description="Id of the delivery, which is a task.")
     number: int = Field(description="1 is the first attempt.")
     at: str
     duration_ms: int
@@ -141,11 +141,11 @@ class Sent(BaseModel):
     """A delivery that is under way."""
 
     event: str = Field(description="The `webhook-id`.")
-    task_id: str = Field(description="Of the delivery.")
+    task_id: str = Field(description="Id of the delivery, which is a task.")
 
 
 class Recovered(BaseModel):
-    """How many deliveries are under way again."""
+    """The deliveries that were started again."""
 
     resent: int
     is_complete: bool = Field(description="False: there are more. Ask again.")
@@ -155,10 +155,6 @@ class SigningSecret(BaseModel):
     """What signs callbacks and signed calls."""
 
     secret: str
-
-
-class WebhookQuery(PageQuery):
-    """Which page of the endpoints."""
 
 
 NEW_WEBHOOK: TypeAdapter[NewWebhook] = TypeAdapter(NewWebhook)

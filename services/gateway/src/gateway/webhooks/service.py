@@ -171,11 +171,12 @@ async def recover(deps: Dependencies, endpoint: Endpoint, since: datetime, until
         before=round(until.timestamp() * 1000) if until else 0,
         tags=((endpoint.id,),),
     )
-    resent, is_complete, place, begun = 0, True, None, time.monotonic()
+    resent, is_complete, begun = 0, True, time.monotonic()
+    place: Place | None = None
     while resent < RECOVERED_LIMIT and time.monotonic() - begun < RECOVERED_SECONDS:
         call = deps.tasks.find(wanted, ("kind", "1:attempt"), limit=25, examine=250, place=place)
         found = Found.of(await call.run_async(deps.redis))
-        place = Place(*found.place)
+        place = found.place
         for task_id, (_, attempt) in found.rows:
             outcome = await deps.tasks.redrive(str(WEBHOOK_DELIVER.queue), f"{task_id}:{attempt or 0}:0").run_async(
                 deps.redis

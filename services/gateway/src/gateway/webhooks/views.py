@@ -27,9 +27,9 @@ def webhook(endpoint: Endpoint, *, with_secret: bool = False) -> dict[str, Any]:
         "rate_per_second": endpoint.rate_per_second,
         "retry_seconds": list(endpoint.retry_seconds) if endpoint.retry_seconds else None,
         "created_at": rfc3339(endpoint.created_at),
-        "disabled_at": rfc3339(endpoint.disabled_at) if endpoint.disabled_at else None,
+        "disabled_at": rfc3339(endpoint.disabled_at),
         "disabled_reason": endpoint.disabled_reason,
-        "failing_since": rfc3339(endpoint.failing_since) if endpoint.failing_since else None,
+        "failing_since": rfc3339(endpoint.failing_since),
         "tenant": endpoint.owner,
     } | ({"secret": newest if is_hmac else None} if with_secret else {})
 
