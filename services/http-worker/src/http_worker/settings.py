@@ -35,7 +35,7 @@ class HttpWorkerSettings(FleetSettings, LinkSettings):
         default=15, description="How long one attempt to deliver a webhook may take in all."
     )
     webhook_disable_after_seconds: Seconds = Field(
-        default=432_000, description="An endpoint whose every attempt has failed for so long is disabled: 5 days."
+        default=432_000, description="Disable an endpoint when all attempts have failed for this long: 5 days."
     )
     webhook_rate_per_second: Seconds = Field(
         default=100, description="Attempts a second at an endpoint that has no rate of its own."
@@ -45,8 +45,8 @@ class HttpWorkerSettings(FleetSettings, LinkSettings):
     )
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="What calls and webhooks may reach although it is not on the Internet: host names "
-        "(`*.example.internal` for all below it) and networks (`10.2.0.0/16`), separated by spaces.",
+        description="Internal receivers that calls and webhooks may reach: host names (`*.example.internal` allows all "
+        "below it) and networks (`10.2.0.0/16`), separated by spaces. Without it they reach public addresses only.",
     )
 
     @field_validator("call_retry_seconds", "webhook_retry_seconds", "egress_allow", mode="before")
