@@ -1,6 +1,7 @@
 """A worker whose functions are coroutines, in the pool for them."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -56,8 +57,11 @@ async def blocked(message: Wait, run: Run) -> Waited:
 
 
 @worker.task("slow.fail.v1", queue="slow", max_attempts=2, backoff_seconds=0.1)
-async def fail(_message: Wait, run: Run) -> Waited:
-    """Fail the first time, and say when to come back."""
+async def fail(message: Wait, run: Run) -> Waited:
+    """Fail the first time, and say when to come back; write down when each attempt began."""
+    if message.file:
+        with Path(message.file).open("a") as moments:  # noqa: ASYNC230 -- a line
+            moments.write(f"{time.time()}\n")
     if run.attempt == 0:
         raise TemporaryError("slow.busy", "come back", retry_after_seconds=1.5)
     return Waited(attempt=run.attempt, delivery=run.delivery)
