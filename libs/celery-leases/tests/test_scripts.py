@@ -10,12 +10,16 @@ import pytest
 from celery_leases import keys, scripts
 from celery_leases.admin import Admin, UnknownDeadLetterError
 from celery_leases.options import InvalidOptionError, Options
+from celery_leases.publish import load
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
 from devstack.waiting import until
 
 P, Q = "t:", "q"
 BASE = P + Q
+HOUR_MS = 3_600_000
+RESCHEDULE = load("celery_leases/scripts/reschedule.lua")
+RESCHEDULE += "return leases_reschedule(ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]))"
 
 
 def publish(client, name: str, message: str = "{}", due_ms: int = 0, priority: int = 0) -> int:
@@ -138,6 +142,24 @@ def test_a_cancelled_message_is_skipped(client):
     assert scripts.WITHDRAW(client, [], [P, Q, "a"]) == 1
     assert pop(client)[1] == b"b"
     assert scripts.WITHDRAW(client, [], [P, Q, "b"]) == 0, "what runs is not withdrawn"
+
+
+def test_a_delayed_message_is_made_due_at_another_time(client):
+    far = round(time.time() * 1000) + HOUR_MS
+    publish(client, "a", due_ms=far, priority=3)
+    publish(client, "b", due_ms=far)
+    publish(client, "c")
+
+    def reschedule(name: str, due_ms: int) -> int:
+        return client.eval(RESCHEDULE, 0, P, Q, name, due_ms)
+
+    assert reschedule("a", far + 1) == 2
+    assert client.zscore(f"{BASE}:delayed", "a") == far + 1
+    assert reschedule("a", 0) == 1
+    assert reschedule("b", 1) == 1, "not ahead"
+    assert [reschedule(name, 0) for name in ("a", "c", "nobody")] == [0, 0, 0], "only what is delayed"
+    assert [pop(client)[1] for _ in range(3)] == [b"c", b"b", b"a"], "with its priority"
+    assert client.exists(f"{BASE}:delayed", f"{BASE}:delayed-messages") == 0
 
 
 def test_a_delayed_message_is_withdrawn(client):

@@ -27,8 +27,9 @@ def load(path: str) -> str:
     """Return the text of a Lua file, named as ``package/folder/file.lua``, with what it includes.
 
     A line ``--- @include package/folder/file.lua`` at its head puts that file before it; each file comes once, however
-    often it is named. A script of another package may include ours: ``publish.lua``, ``withdraw.lua``, ``depth.lua``,
-    ``dead_letter.lua``, ``discard.lua`` and ``redrive.lua`` define functions whose names begin with ``leases_``.
+    often it is named. A script of another package may include ours: ``publish.lua``, ``withdraw.lua``,
+    ``reschedule.lua``, ``depth.lua``, ``dead_letter.lua``, ``discard.lua`` and ``redrive.lua`` define functions whose
+    names begin with ``leases_``.
     """
     return "".join(_parts(path, set()))
 
