@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks import bulk, gateways, idle, images, lists, queues, streams, upload_memory
+from benchmarks import batches, bulk, gateways, idle, images, lists, queues, streams, upload_memory
 from benchmarks.measure import console
 from devstack import history
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FOLDER = Path("var/bench").absolute()
-NAMES = ("images", "upload", "memory", "accept", "queue", "idle", "lists", "streams", "bulk")
+NAMES = ("images", "upload", "memory", "accept", "batch", "queue", "idle", "lists", "streams", "bulk")
 
 
 def main() -> None:
@@ -22,26 +26,30 @@ def main() -> None:
     wanted = options.name or NAMES
     before = {options.against: history.environment(options.against)} if options.against else {}
     console.print("Medians of five, each side in turn, in one run on this machine. Compare ratios only.\n")
-    if "images" in wanted:
-        images.compare()
-    if "upload" in wanted:
-        gateways.upload(FOLDER / "upload")
-    if "memory" in wanted:
-        upload_memory.measure(FOLDER / "memory")
-    if "accept" in wanted:
-        gateways.accept(FOLDER / "accept", before, telemetry=False)
-        gateways.accept(FOLDER / "accept-telemetry", before, telemetry=True)
-    if "queue" in wanted:
-        queues.compare(FOLDER / "queue", "prefork")
-        queues.compare(FOLDER / "queue", "threads")
-    if "idle" in wanted:
-        idle.measure(FOLDER / "idle", before)
-    if "lists" in wanted:
-        lists.measure(FOLDER / "lists")
-    if "streams" in wanted:
-        streams.measure(FOLDER / "streams")
-    if "bulk" in wanted:
-        bulk.measure(FOLDER / "bulk")
+    for name in wanted:
+        for measure in _measures(before)[name]:
+            measure()
+
+
+def _measures(before: dict[str, dict[str, str]]) -> dict[str, list[Callable[[], None]]]:
+    return {
+        "images": [images.compare],
+        "upload": [lambda: gateways.upload(FOLDER / "upload")],
+        "memory": [lambda: upload_memory.measure(FOLDER / "memory")],
+        "accept": [
+            lambda: gateways.accept(FOLDER / "accept", before, telemetry=False),
+            lambda: gateways.accept(FOLDER / "accept-telemetry", before, telemetry=True),
+        ],
+        "batch": [lambda: batches.accept(FOLDER / "batch")],
+        "queue": [
+            lambda: queues.compare(FOLDER / "queue", "prefork"),
+            lambda: queues.compare(FOLDER / "queue", "threads"),
+        ],
+        "idle": [lambda: idle.measure(FOLDER / "idle", before)],
+        "lists": [lambda: lists.measure(FOLDER / "lists")],
+        "streams": [lambda: streams.measure(FOLDER / "streams")],
+        "bulk": [lambda: bulk.measure(FOLDER / "bulk")],
+    }
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ scripts are checked like those of the client itself.
 {{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore" -}}
 {{- $consumes := "+rpop +brpop +del +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
-{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" "subscriptions" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
-{{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting" $queues $prefix -}}
+{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" "subscriptions" "batch" "batch-items" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting ~%[2]sbatches" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
   keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" }} ~{{ $prefix }}{{ . }}:*{{ end }}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MAX_ID_LENGTH = 41
 # The last event of a task, unless it is redriven.
 ENDS = frozenset({"task.succeeded", "task.failed", "task.cancelled"})
+# The last event of a batch.
+BATCH_ENDS = frozenset({"batch.completed"})
 # Every type, and when it comes.
 TYPES = {
     "task.accepted": "The task was accepted.",
@@ -28,6 +30,7 @@ TYPES = {
     "step.started": "A worker has begun with a step, or begins again.",
     "step.succeeded": "A step has ended well.",
     "step.failed": "A step has failed for good.",
+    "batch.completed": "All tasks of a batch have ended.",
     "webhook.disabled": "An endpoint gets nothing any more: `reason` is why.",
 }
 

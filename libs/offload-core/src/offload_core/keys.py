@@ -90,6 +90,16 @@ def webhook_rate(prefix: str, endpoint_id: str) -> str:
     return f"{prefix}webhook-rate:{endpoint_id}"
 
 
+def batch(prefix: str, batch_id: str) -> str:
+    """Return the key of a batch."""
+    return f"{prefix}batch:{batch_id}"
+
+
+def batch_items(prefix: str, batch_id: str) -> str:
+    """Return the key of a batch's items: index to what is known of it."""
+    return f"{prefix}batch-items:{batch_id}"
+
+
 def bulk(prefix: str, bulk_id: str) -> str:
     """Return the key of a bulk operation."""
     return f"{prefix}bulk:{bulk_id}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from offload_contracts.mails import NOTIFY_FAILURE
@@ -39,13 +40,21 @@ class Publisher:
         kind: str,
         owner: str,
         stages: Sequence[NewStep | Stage],
+        *,
+        trace_of_its_own: bool = False,
         **details: Any,  # noqa: ANN401 -- those of `task`
     ) -> Iterator[NewTask]:
-        """Give a `task` that is put into Redis within this block, which is its producer's span."""
+        """Give a `task` that is put into Redis within this block, which is its producer's span.
+
+        With `trace_of_its_own` that begins a trace, with a link to the current one: of many tasks that come at once.
+        """
         first = stages[0] if isinstance(stages[0], NewStep) else stages[0][0]
         attributes = telemetry.publish_attributes(first.name, first.queue, task_id)
+        context, links = None, None
+        if trace_of_its_own:
+            context, links = Context(), [trace.Link(trace.get_current_span().get_span_context())]
         with self._tracer.start_as_current_span(
-            f"apply_async/{first.name}", kind=SpanKind.PRODUCER, attributes=attributes
+            f"apply_async/{first.name}", context=context, links=links, kind=SpanKind.PRODUCER, attributes=attributes
         ):
             yield self.task(task_id, kind, owner, stages, **details)
 

@@ -67,6 +67,8 @@ class NewTask:
     user_id: str | None = None
     notify: str | None = None
     parent_task_id: str | None = None
+    # Whose item it is.
+    batch: str | None = None
     subscriptions: tuple[Subscription, ...] = ()
     upload: str | None = None
     upload_sha256: str | None = None
@@ -99,8 +101,8 @@ class NewTask:
                     fields[f"{len(steps)}:message"] = json.dumps(step.arguments)
         fields["steps"] = json.dumps(steps)
         optional = (
-            "trace_id", "user_id", "notify", "parent_task_id", "upload", "upload_sha256", "retain_ms", "expires_at",
-            "idempotency_ttl_ms", "callback_url",
+            "trace_id", "user_id", "notify", "parent_task_id", "batch", "upload", "upload_sha256", "retain_ms",
+            "expires_at", "idempotency_ttl_ms", "callback_url",
         )  # fmt: skip
         fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
         for name in ("headers", "tags", "metadata"):
@@ -179,6 +181,7 @@ class Record:
     user_id: str | None
     notify: str | None
     parent_task_id: str | None
+    batch: str | None
     upload: str | None
     steps: tuple[StepRecord, ...]
     # Each time it came back from the dead letters: at, step, reason, deliveries, worker, died_at.
@@ -223,6 +226,7 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         user_id=fields.get("user_id"),
         notify=fields.get("notify"),
         parent_task_id=fields.get("parent_task_id"),
+        batch=fields.get("batch"),
         upload=fields.get("upload"),
         erased_at=_integer(fields.get("erased_at")),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),

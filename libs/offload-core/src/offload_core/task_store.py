@@ -106,6 +106,7 @@ class Wanted:
     queue: str = ""
     error_code: str = ""
     trace_id: str = ""
+    batch: str = ""
     tags: tuple[tuple[str, ...], ...] = ()
 
 

@@ -49,6 +49,9 @@ class Run(Generic[C]):
     delivery: int
     # The result of the step before as JSON has it, a list of results after parallel branches; None for the first step.
     previous: Any
+    # Of a task that follows a batch, how that stands: `batch_id`, `state`, `counts`, and of a first failure
+    # `failed_task_id`. None for any other.
+    batch: Mapping[str, Any] | None
     # The files that the task has made so far, this run's included.
     outputs: Outputs
     # When the run reaches its soft time limit; None where it has none.
@@ -69,6 +72,7 @@ class Run(Generic[C]):
         limit_seconds: float | None,
         progress: Callable[[int, int], None],
         blobs: Callable[[], BlobStore],
+        batch: Mapping[str, Any] | None = None,
     ) -> Run[Any]:
         """Return a run that begins now: of a step by its id, with this attempt and delivery, and this time limit."""
         step = keys.step_of(celery_id)
@@ -80,6 +84,7 @@ class Run(Generic[C]):
             attempt=run[0],
             delivery=run[1],
             previous=previous,
+            batch=batch,
             outputs=outputs_of(previous),
             deadline=datetime.now(UTC) + timedelta(seconds=limit_seconds) if limit_seconds else None,
             logger=logger_of(task_type, {"step": step.number}),

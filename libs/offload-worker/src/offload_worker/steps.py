@@ -162,4 +162,13 @@ def _run(
         backend.run(backend.store.progress(step, fence, done, total), f"progress of {request.id}")
 
     limit = policy.soft_time_limit_seconds or policy.deadline_seconds or task.app.conf.task_soft_time_limit
-    return Run.begin(name, request.id, fence, previous, limit_seconds=limit, progress=progress, blobs=blobs)
+    return Run.begin(
+        name,
+        request.id,
+        fence,
+        previous,
+        limit_seconds=limit,
+        progress=progress,
+        blobs=blobs,
+        batch=getattr(request, "batch", None),
+    )

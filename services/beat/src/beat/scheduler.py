@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from celery_leases.options import Options
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
-from offload_core import keys
+from offload_core import batches, keys
 from offload_core.publisher import Publisher
 from offload_core.redis_client import cause, connect
 from offload_core.task_store import TaskScript, TaskStore
@@ -31,6 +31,9 @@ OWNER = "beat"
 TICK_SECONDS = 1.0
 # One script takes so many expired tasks out of the lists, which takes Redis a few milliseconds.
 FORGET_LIMIT = 500
+# One script begins or cancels so many tasks of a batch, for the same reason; all of them so long in each tick.
+BATCH_PIECE = 25
+BATCHES_SECONDS = 0.3
 
 _OCCURRENCE = TaskScript("beat/lua/occurrence.lua")
 
@@ -65,6 +68,7 @@ class OccurrenceScheduler(Scheduler):
             self._tasks.expire().run(self._client)
             while self._tasks.forget(FORGET_LIMIT).run(self._client) == FORGET_LIMIT:
                 pass  # a burst of tasks has expired
+            self._attend_batches()
             self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:
             if not self._is_unavailable:
@@ -93,6 +97,12 @@ class OccurrenceScheduler(Scheduler):
                     keys.occurrences(self._settings.key_prefix), schedule.name, round(now.timestamp() * 1000)
                 )
             self._has_begun = True
+
+    def _attend_batches(self) -> None:
+        """Go on with batches that are due, for a part of this tick."""
+        ends_at = time.monotonic() + BATCHES_SECONDS
+        while batches.attend(self._tasks, BATCH_PIECE).run(self._client) and time.monotonic() < ends_at:
+            pass
 
     def _now(self) -> datetime:
         seconds, microseconds = self._client.time()

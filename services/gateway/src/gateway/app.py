@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from gateway import api_document, openapi, problems
 from gateway.admission import Admission
 from gateway.auth import WATCH_SECONDS, Keys
+from gateway.batches import endpoints as batches
 from gateway.bulk import endpoints as bulk
 from gateway.calls import endpoints as calls
 from gateway.dead_letters import endpoints as dead_letters
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
 
 SERVICE = "gateway"
-FEATURES = (images, emails, reports, calls, tasks, events, webhooks, task_types, queues, dead_letters, bulk, health)
+FEATURES = (
+    images, emails, reports, calls, tasks, batches, events, webhooks, task_types, queues, dead_letters, bulk, health,
+)  # fmt: skip
 
 
 def create(settings: GatewaySettings) -> FastAPI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -21,7 +22,7 @@ from offload_core.publisher import Publisher
 from offload_core.redis_client import UNAVAILABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     import redis.asyncio
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
     from offload_core.messages import NewStep, Stage
+    from offload_core.records import NewTask
     from offload_core.task_store import Call, TaskStore
 
 
@@ -73,13 +75,60 @@ class Dispatcher:
         task_id: str,
         idempotency_key: Key | None = None,
         fingerprint: str = "",
-        **fields: str | int | None,
+        **fields: Any,  # noqa: ANN401 -- the record's
     ) -> Accepted:
         """Accept a task, or nothing of it. `fields` are the record's (user_id, notify, upload, upload_sha256).
 
         Raises:
             Problem: 422 ``idempotency.conflict`` or ``request.invalid``, 429 ``queue.full`` or ``rate.limited``, 503
                 ``accept.unknown``.
+
+        """
+        with self.publishing(
+            caller,
+            kind,
+            stages,
+            options,
+            task_id=task_id,
+            idempotency_ttl_ms=idempotency_key.ttl_ms if idempotency_key else None,
+            **fields,
+        ) as task:
+            due = bool(task.envelopes[0].due_ms)
+            call = self._tasks.accept(
+                task,
+                idempotency_key=idempotency_key.text if idempotency_key else "",
+                fingerprint=fingerprint,
+                waiting_limit=self._settings.delayed_limit if due else self._settings.queue_limit,
+                is_nearly_full=self._admission.is_nearly_full,
+                rate=self._admission.rate,
+            )
+            answer, subject, queue = await self._accept(call)
+        if answer == "memory":
+            raise self._admission.nearly_full()
+        if answer == "full":
+            raise queue_full(subject, queue, is_delayed=due)
+        if answer == "rate":
+            raise self._admission.too_fast(caller, int(subject) / 1000)
+        if answer == "conflict":
+            raise idempotency.conflict()
+        return Accepted(subject, replayed=answer == "replayed")
+
+    @contextmanager
+    def publishing(
+        self,
+        caller: Caller,
+        kind: str,
+        stages: Sequence[NewStep | Stage],
+        options: TaskRequest,
+        *,
+        task_id: str,
+        trace_of_its_own: bool = False,
+        **fields: Any,  # noqa: ANN401 -- the record's
+    ) -> Iterator[NewTask]:
+        """Give a task with these options, to be put into Redis within this block.
+
+        Raises:
+            Problem: 422 ``request.invalid``.
 
         """
         due = self._due(options)
@@ -93,38 +142,16 @@ class Dispatcher:
             kind,
             caller.name,
             stages,
+            trace_of_its_own=trace_of_its_own,
             due=due,
             headers=headers,
             expires_at=self._expires_at(options, due),
             tags=options.tags,
             metadata=options.metadata,
             callback_url=options.callback_url,
-            idempotency_ttl_ms=idempotency_key.ttl_ms if idempotency_key else None,
             **fields,
         ) as task:
-            call = self._tasks.accept(
-                task,
-                idempotency_key=idempotency_key.text if idempotency_key else "",
-                fingerprint=fingerprint,
-                waiting_limit=self._settings.delayed_limit if due else self._settings.queue_limit,
-                is_nearly_full=self._admission.is_nearly_full,
-                rate=self._admission.rate,
-            )
-            answer, subject, queue = await self._run(call)
-        if answer == "memory":
-            raise self._admission.nearly_full()
-        if answer == "full":
-            raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "queue.full",
-                f"{subject} tasks {'are delayed' if due else 'wait'} in the queue {queue} already",
-                retry_after=10,
-            )
-        if answer == "rate":
-            raise self._admission.too_fast(caller, int(subject) / 1000)
-        if answer == "conflict":
-            raise idempotency.conflict()
-        return Accepted(subject, replayed=answer == "replayed")
+            yield task
 
     def _due(self, options: TaskRequest) -> datetime | None:
         """Return when a task may start, by Redis's clock; None for at once."""
@@ -142,17 +169,31 @@ class Dispatcher:
             return None
         return round(((due or self._redis.now()).timestamp() + options.expires_in_seconds) * 1000)
 
-    async def _run(self, call: Call) -> tuple[str, str, str]:
-        """Run the accept script; once more when its answer was lost, which is safe: it knows its own task id."""
+    async def _accept(self, call: Call) -> tuple[str, str, str]:
         try:
-            result = await self._pipeline.run(call)
+            answer, subject, *queue = await self.run(call)
         except OutOfMemoryError:
-            # Filled up within the second since it was looked at: the script has written nothing.
-            self._redis.memory_share = 1.0
             return "memory", "", ""
+        text = subject.decode() if isinstance(subject, bytes) else str(subject)
+        return answer.decode(), text, queue[0].decode() if queue else ""
+
+    async def run(self, call: Call) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
+        """Run a script that accepts tasks; once more when its answer was lost: it must know what it has accepted.
+
+        Raises:
+            OutOfMemoryError: when Redis is full; the script has written nothing.
+            Problem: 503 ``accept.unknown``.
+
+        """
+        try:
+            return await self._pipeline.run(call)
+        except OutOfMemoryError:
+            # Filled up within the second since it was looked at.
+            self._redis.memory_share = 1.0
+            raise
         except UNAVAILABLE:
             try:
-                result = await self._pipeline.run(call)
+                return await self._pipeline.run(call)
             except UNAVAILABLE as error:
                 self._redis.is_up = False
                 raise Problem(
@@ -161,9 +202,16 @@ class Dispatcher:
                     "the queue did not answer; send the request again with the same Idempotency-Key",
                     retry_after=RETRY_AFTER_SECONDS,
                 ) from error
-        answer, subject, *queue = result
-        text = subject.decode() if isinstance(subject, bytes) else str(subject)
-        return answer.decode(), text, queue[0].decode() if queue else ""
+
+
+def queue_full(count: int | str, queue: str, *, is_delayed: bool) -> Problem:
+    """Return what to say when too many tasks are in a queue."""
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "queue.full",
+        f"{count} tasks {'are delayed' if is_delayed else 'wait'} in the queue {queue} already",
+        retry_after=10,
+    )
 
 
 def new_task_id() -> str:

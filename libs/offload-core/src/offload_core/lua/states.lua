@@ -1,6 +1,7 @@
 --- @include offload_core/lua/records.lua
 --- @include celery_leases/scripts/publish.lua
 --- @include offload_core/lua/envelope.lua
+--- @include offload_core/lua/batches.lua
 -- How a task and its steps change: nothing else writes their states. Each change stands in the record, in the lists of
 -- tasks by state, and in two streams of events: that of the task, and that of its owner. What there is of
 -- an owner there is once more of all owners, who is called '' there. What an owner's webhooks ask for is published with it.
@@ -20,7 +21,6 @@ local WEBHOOK, OURS = 'webhook', 'offload'
 local ENDS = {['task.succeeded'] = true, ['task.failed'] = true, ['task.cancelled'] = true}
 -- The trace that what an event publishes belongs to, where the script knows it.
 local event_trace = ''
-local create_record
 
 local function has_one_of(wanted, found)
   for _, one in ipairs(wanted) do
@@ -60,7 +60,7 @@ local function publish_webhook(prefix, event, endpoint, url, retry, trace_id)
 end
 
 -- Publishes an event to all that its owner's webhooks, and its task's callback, ask for.
-local function publish_webhooks(prefix, event, tags, callback, trace_id)
+function publish_webhooks(prefix, event, tags, callback, trace_id)
   if event.owner == OURS then
     return
   end
@@ -77,7 +77,7 @@ local function publish_webhooks(prefix, event, tags, callback, trace_id)
 end
 
 -- Appends an event to the streams of its owner; returns its id there.
-local function emit_to(prefix, owner, kind, event, text)
+function emit_to(prefix, owner, kind, event, text)
   local id
   for _, one in ipairs({'', owner}) do
     -- There are as many deliveries as events: in the stream of all they would be most of it.
@@ -92,7 +92,7 @@ end
 -- and state. `result` is that of `publish_webhook`.
 local function emit(prefix, task_id, event, data, result)
   local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'kind', 'state', 'tags', 'callback_url',
-    'trace_id')
+    'trace_id', 'batch')
   data.task_id, data.kind, data.state = task_id, found[2] or '', found[3]
   local text = cjson.encode(data)
   local id = redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', TASK_EVENTS, '*', 'type', event, 'data',
@@ -100,6 +100,9 @@ local function emit(prefix, task_id, event, data, result)
   emit_to(prefix, found[1], data.kind, event, text)
   publish_webhooks(prefix, {source = task_id, owner = found[1], entry = id, type = event, data = text, result = result},
     found[4], found[5], found[6] or nil)
+  if found[7] and (ENDS[event] or event == 'task.redriven') then
+    tell_batch(prefix, found[7], task_id, found[3], event, text)
+  end
 end
 
 -- What an event says of a step. `steps` is the record's field of that name, decoded.
@@ -112,10 +115,13 @@ end
 -- Moves a task to a state and writes its further fields; the events of it are the caller's.
 local function set_state(prefix, task_id, state, ...)
   local key = record_key(prefix, task_id)
-  local found = redis.call('HMGET', key, 'state', 'owner', 'created_at')
+  local found = redis.call('HMGET', key, 'state', 'owner', 'created_at', 'batch')
   redis.call('HSET', key, 'state', state, ...)
   if found[1] == state then
     return
+  end
+  if found[4] then
+    count_in_batch(prefix, found[4], found[1] or nil, state)
   end
   for _, owner in ipairs({'', found[2]}) do
     if found[1] then

@@ -19,6 +19,8 @@ from gateway.timestamps import rfc3339
 from offload_core import events, keys, links, records
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from gateway.dependencies import Dependencies
 
 router = APIRouter(prefix="/v1", tags=["events"])
@@ -27,20 +29,20 @@ MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Before the server would cut the connection off.
 _SHARE_OF_REQUEST_TIME = 0.9
-_STREAM: dict[int | str, dict[str, Any]] = {
+STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events, each with the id from which to go on: `Last-Event-ID`.",
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     },
 }
-_LastId = Annotated[str | None, Query(max_length=events.MAX_ID_LENGTH, description="As the header Last-Event-ID.")]
-_LastIdHeader = Annotated[str | None, Header(alias="Last-Event-ID", max_length=events.MAX_ID_LENGTH)]
+LastId = Annotated[str | None, Query(max_length=events.MAX_ID_LENGTH, description="As the header Last-Event-ID.")]
+LastIdHeader = Annotated[str | None, Header(alias="Last-Event-ID", max_length=events.MAX_ID_LENGTH)]
 
 
 @router.get(
     "/tasks/{task_id}/events",
     response_class=Response,
-    responses=_STREAM
+    responses=STREAM
     | {204: {"description": "The task has ended, and its last event is known already."}}
     | openapi.problems(401, 403, 404, 410, 422),
     openapi_extra={"security": [*openapi.SECURITY, {}]},
@@ -49,8 +51,8 @@ async def get_task_events(
     request: Request,
     task_id: str,
     token: str | None = None,
-    last_event_id: _LastId = None,
-    last_event_id_header: _LastIdHeader = None,
+    last_event_id: LastId = None,
+    last_event_id_header: LastIdHeader = None,
 ) -> Response:
     """Follow one task: all of its events so far, and those to come, until it has ended (`event: end`)."""
     deps = dependencies.of(request)
@@ -62,7 +64,7 @@ async def get_task_events(
     if found is None:
         raise service.not_found()
     task_id, key = found.task_id, keys.events(deps.settings.key_prefix, found.task_id)
-    last_id = _position(last_event_id_header or last_event_id)
+    last_id = position(last_event_id_header or last_event_id)
     extent = await stream.extent(deps.redis, key)
     has_ended = isinstance(found, records.Ended) or found.state in records.TERMINAL
     if has_ended and last_id is not None and events.position(last_id) >= events.position(extent.last):
@@ -72,12 +74,12 @@ async def get_task_events(
         now = await service.read(deps, task_id) or found
         return views.task(now, operator=False)
 
-    return _follow(request, key, last_id or stream.BEGIN, extent, snapshot=snapshot, ends=True, is_over=has_ended)
+    return follow(request, key, last_id or stream.BEGIN, extent, snapshot=snapshot, ends=events.ENDS, is_over=has_ended)
 
 
-@router.get("/events", response_class=Response, responses=_STREAM | openapi.problems(401, 422))
+@router.get("/events", response_class=Response, responses=STREAM | openapi.problems(401, 422))
 async def get_events(
-    request: Request, last_event_id: _LastId = None, last_event_id_header: _LastIdHeader = None
+    request: Request, last_event_id: LastId = None, last_event_id_header: LastIdHeader = None
 ) -> Response:
     """Follow all tasks of the caller from now on, or from an event; for operators everybody's."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
@@ -92,8 +94,8 @@ async def get_events(
             counts = await pipe.execute()
         return {"tasks": dict(zip(records.STATES, counts, strict=True))}
 
-    last_id = _position(last_event_id_header or last_event_id) or extent.last
-    return _follow(request, key, last_id, extent, snapshot=snapshot, ends=False)
+    last_id = position(last_event_id_header or last_event_id) or extent.last
+    return follow(request, key, last_id, extent, snapshot=snapshot)
 
 
 @router.post(
@@ -119,16 +121,22 @@ async def post_token(request: Request) -> Response:
     return JSONResponse(shown, HTTPStatus.CREATED)
 
 
-def _follow(
+def follow(
     request: Request,
     key: str,
     last_id: str,
     extent: stream.Extent,
     *,
     snapshot: Any,  # noqa: ANN401 -- a function
-    ends: bool,
+    ends: Collection[str] = (),
     is_over: bool = False,
 ) -> Response:
+    """Answer with a stream's events from an id on. `snapshot` and `ends` are those of `stream.Follower`.
+
+    Raises:
+        Problem: 503 ``events.busy``.
+
+    """
     deps = dependencies.of(request)
     request.state.is_endless = True
     if IS_HEAD in request.scope:
@@ -153,7 +161,7 @@ def _check(deps: Dependencies, task_id: str, token: str) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, "token.invalid", "this token was not made for this task") from None
 
 
-def _position(last_id: str | None) -> str | None:
+def position(last_id: str | None) -> str | None:
     """Return the id from which a client wants to go on; None for none.
 
     Raises:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.events.hub import READ_COUNT, Frame, frame
-from offload_core.events import ENDS, position
+from offload_core.events import position
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 
     import redis.asyncio
 
@@ -66,10 +66,10 @@ class Follower:
         stream: str,
         *,
         snapshot: Callable[[], Awaitable[dict[str, Any]]],
-        ends: bool,
+        ends: Collection[str],
         limit_seconds: float,
     ) -> None:
-        """Take what it follows. `snapshot` is sent after a gap; with `ends` the end of the task is that of the stream.
+        """Take what it follows. `snapshot` is sent after a gap; `ends` are the types with which the stream ends.
 
         After `limit_seconds` the client has to connect again.
         """
@@ -119,7 +119,7 @@ class Follower:
 
     def _is_end(self, kind: str, live: Subscriber, *, is_over: bool) -> bool:
         # A dead letter that was brought back goes on behind the end.
-        return (is_over or (self._ends and kind in ENDS)) and not live.frames
+        return (is_over or kind in self._ends) and not live.frames
 
     async def _missed(self, last_id: str) -> AsyncIterator[Frame]:
         """Give what the stream has behind an id, up to now."""

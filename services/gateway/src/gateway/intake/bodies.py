@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fastapi import Request
 
 
+NDJSON = "application/x-ndjson"
+
+
 async def received(request: Request) -> AsyncIterator[bytes]:
     """Yield a body's pieces as they come.
 
@@ -65,22 +68,70 @@ async def json_body[M](request: Request, model: TypeAdapter[M]) -> M:
             ``request.content_encoding``, 422 ``request.invalid``.
 
     """
-    refuse_encoding(request)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "request.media_type", "send application/json")
+    _expect(request, "application/json")
     limit = dependencies.of(request).settings.body_limit_bytes
     body = bytearray()
     async for chunk in received(request):
         body += chunk
         if len(body) > limit:
             raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a body may have {limit:,} bytes")
+    strict_json(body)
+    return checked(bytes(body), model)
+
+
+async def lines(request: Request) -> AsyncIterator[bytes]:
+    """Yield the lines of a body of newline-delimited JSON as they come, without those that are empty.
+
+    Raises:
+        Problem: 413 ``body.too_large`` for a line, and those of `json_body` that are for any body.
+
+    """
+    _expect(request, NDJSON)
+    limit = dependencies.of(request).settings.body_limit_bytes
+    rest = bytearray()
+    async for piece in received(request):
+        *full, last = piece.split(b"\n")
+        for part in full:
+            rest += part
+            if line := bytes(rest).strip():
+                yield line
+            rest.clear()
+        rest += last
+        if len(rest) > limit:
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body.too_large", f"a line may have {limit:,} bytes")
+    if line := bytes(rest).strip():
+        yield line
+
+
+def _expect(request: Request, media_type: str) -> None:
+    refuse_encoding(request)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "request.media_type", f"send {media_type}")
+
+
+def strict_json(text: bytes | bytearray) -> Any:  # noqa: ANN401 -- any JSON
+    """Return what a JSON text holds.
+
+    Raises:
+        Problem: 422 ``request.invalid`` where it is none, or parsers would disagree about it.
+
+    """
     try:
-        json.loads(body, object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, _NotStrictError) else "is not JSON"
         raise problems.invalid_fields({"body": why}) from None
+
+
+def checked[M](text: bytes | str, model: TypeAdapter[M]) -> M:
+    """Return a JSON text as its model has it: the types are JSON's own.
+
+    Raises:
+        Problem: 422 ``request.invalid``.
+
+    """
     try:
-        return model.validate_json(bytes(body), strict=True)
+        return model.validate_json(text, strict=True)
     except ValidationError as error:
         # Of a union pydantic names the member first, which the request does not know.
         schema: Any = model.core_schema
@@ -92,10 +143,12 @@ class _NotStrictError(ValueError):
     """JSON that parsers disagree about."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> None:
-    """Refuse an object with two members of one name; what it holds is parsed by the model."""
-    if len({name for name, _ in pairs}) != len(pairs):
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with two members of one name."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise _NotStrictError("a member is given more than once")
+    return found
 
 
 def _no_number(name: str) -> NoReturn:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from gateway import dependencies, openapi, paging
 from gateway.intake.bodies import json_body
-from gateway.problems import Problem, blobs_unavailable, invalid_fields
+from gateway.problems import Problem, blobs_unavailable
 from gateway.tasks import listing, outputs, schemas, service, views, workflows
 from offload_core import blobs, links
 from offload_core.task_store import Place
@@ -31,8 +31,6 @@ async def post_task(request: Request) -> Response:
     deps, caller = dependencies.of(request), dependencies.caller(request)
     asked = await json_body(request, schemas.TASK)
     stages = workflows.stages(asked, deps.catalogue)
-    if sum(map(len, stages)) > schemas.MAX_STEPS:
-        raise invalid_fields({"steps": f"must have at most {schemas.MAX_STEPS} steps, all branches counted"})
     retain_ms = deps.settings.output_retention_ms
     return await service.accept_json(request, caller, "task", stages, asked, retain_ms=retain_ms)
 

@@ -22,7 +22,7 @@ EXAMINED_SECONDS = 0.04
 EXAMINED_AT_ONCE = 250
 FIELDS = (
     "kind", "state", "owner", "reason", "created_at", "due_at", "finished_at", "cancel_requested", "user_id",
-    "trace_id", "parent_task_id", "tags", "metadata", "steps",
+    "trace_id", "parent_task_id", "batch", "tags", "metadata", "steps",
 )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def _row(task_id: str, values: list[str | None]) -> dict[str, Any]:
         "user_id": found["user_id"],
         "trace_id": found["trace_id"],
         "parent_task_id": found["parent_task_id"],
+        "batch_id": found["batch"],
         "tenant": found["owner"],
         "status_url": status_url(task_id),
     }

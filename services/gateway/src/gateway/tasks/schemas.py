@@ -52,7 +52,8 @@ def _kind_of_step(value: object) -> str:
     return "<parallel>" if isinstance(value, dict) and "parallel" in value else "<step>"
 
 
-def _kind_of_task(value: object) -> str:
+def kind_of_task(value: object) -> str:
+    """Return the tag of a task's model: that of one step, or of several."""
     return "<steps>" if isinstance(value, dict) and "steps" in value else "<task>"
 
 
@@ -71,7 +72,7 @@ class Workflow(TaskRequest):
 
 
 TASK: TypeAdapter[SingleTask | Workflow] = TypeAdapter(
-    Annotated[Annotated[SingleTask, Tag("<task>")] | Annotated[Workflow, Tag("<steps>")], Discriminator(_kind_of_task)]
+    Annotated[Annotated[SingleTask, Tag("<task>")] | Annotated[Workflow, Tag("<steps>")], Discriminator(kind_of_task)]
 )
 
 
@@ -106,6 +107,9 @@ class TaskFilter(BaseModel):
     trace_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = Field(
         default=None, description="Trace id, in lower-case hexadecimal digits."
     )
+    batch: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Id of the batch that tasks are items of."
+    )
     created_after: Moment | None = Field(default=None, description="Created after this moment.")
     created_before: Moment | None = Field(default=None, description="Created before this moment.")
     tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
@@ -137,6 +141,7 @@ class TaskSummary(BaseModel):
     user_id: str | None
     trace_id: str | None
     parent_task_id: str | None
+    batch_id: str | None = Field(description="Batch that it is an item of.")
     tenant: str = Field(description="Name of the API key that owns it.")
     status_url: str
 
@@ -231,6 +236,7 @@ class Task(BaseModel):
     user_id: str | None
     trace_id: str | None
     parent_task_id: str | None
+    batch_id: str | None = Field(description="Batch that it is an item of.")
     steps: list[Step]
     result: dict[str, JsonValue] | list[dict[str, JsonValue]] | None = Field(
         description="Of the last step; a list where that is branches. `outputs` in it are the files made so far."

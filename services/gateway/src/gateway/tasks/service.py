@@ -118,6 +118,7 @@ def wanted(query: TaskFilter, caller: Caller) -> Wanted:
         queue=query.queue or "",
         error_code=query.error_code or "",
         trace_id=query.trace_id or "",
+        batch=query.batch or "",
         tags=tuple(tuple(one.split(",")) for one in query.tag),
     )
 

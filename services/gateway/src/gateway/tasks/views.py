@@ -42,6 +42,7 @@ def _full(record: Record, *, operator: bool) -> dict[str, Any]:
         "user_id": record.user_id,
         "trace_id": record.trace_id,
         "parent_task_id": record.parent_task_id,
+        "batch_id": record.batch,
         "steps": [_step(step, operator=operator) for step in record.steps],
         "result": (results[0] if len(results) == 1 else results) if record.state == "SUCCESS" else None,
         "error": _error(failed, operator=operator) if failed else None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.tasks.schemas import ParallelSteps, SingleTask, TaskStep
+from gateway.problems import invalid_fields
+from gateway.tasks.schemas import MAX_STEPS, ParallelSteps, SingleTask, TaskStep
 from offload_core.messages import NewStep
 
 if TYPE_CHECKING:
@@ -13,23 +14,30 @@ if TYPE_CHECKING:
     from offload_core.messages import Stage
 
 
-def stages(asked: SingleTask | Workflow, catalogue: Catalogue) -> list[Stage]:
+def stages(asked: SingleTask | Workflow, catalogue: Catalogue, within: str = "") -> list[Stage]:
     """Return the stages of a task: one step each, or branches that run at once.
 
+    `within` is the JSON pointer of the task, where it is a part of the request.
+
     Raises:
-        Problem: 422 ``task_type.unknown`` or ``input.invalid``, with the JSON pointer of the step.
+        Problem: 422 ``task_type.unknown`` or ``input.invalid``, with the JSON pointer of the step; 422
+            ``request.invalid`` when there are too many steps.
 
     """
     if isinstance(asked, SingleTask):
-        return [(_step(asked, catalogue, ""),)]
+        return [(_step(asked, catalogue, within),)]
     found: list[Stage] = []
     for number, step in enumerate(asked.steps):
-        where = f"/steps/{number}"
+        where = f"{within}/steps/{number}"
         if isinstance(step, ParallelSteps):
             branches = enumerate(step.parallel)
             found.append(tuple(_step(one, catalogue, f"{where}/parallel/{branch}") for branch, one in branches))
         else:
             found.append((_step(step, catalogue, where),))
+    if sum(map(len, found)) > MAX_STEPS:
+        raise invalid_fields(
+            {f"{within}/steps".lstrip("/"): f"must have at most {MAX_STEPS} steps, all branches counted"}
+        )
     return found
 
 

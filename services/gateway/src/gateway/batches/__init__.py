@@ -1,0 +1,1 @@
+"""Batches: many tasks that are posted, counted and followed together."""

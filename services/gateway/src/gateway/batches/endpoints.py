@@ -1,0 +1,143 @@
+"""Batches: many tasks in one request, or in many, counted together, and what follows when they have ended."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from gateway import dependencies, openapi, paging
+from gateway.batches import schemas, service
+from gateway.events import endpoints as events
+from gateway.events import stream
+from gateway.intake import bodies, idempotency
+from offload_core import keys
+from offload_core.events import BATCH_ENDS, position
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+_LINES = {"requestBody": {"required": True, "content": {bodies.NDJSON: {"schema": schemas.LINE}}}}
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=schemas.NewBatch,
+    responses={202: {"headers": openapi.CREATED_HEADERS}, **openapi.problems(401, 408, 409, 413, 415, 422, 429)},
+    openapi_extra={
+        **openapi.json_request_by_reference(schemas.NEW_BATCH),
+        "parameters": [openapi.IDEMPOTENCY_KEY],
+    },
+)
+async def post_batch(request: Request) -> Response:
+    """Create a batch: with its items, or with the number of those that will come."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    key = idempotency.key_of(request.headers)
+    deps.admission.check(caller, key)
+    asked = await bodies.json_body(request, schemas.NEW_BATCH)
+    fingerprint = idempotency.fingerprint("POST", request.url.path, asked) if key else ""
+    batch_id, is_replayed = await service.create(deps, caller, asked, key, fingerprint)
+    is_long = isinstance(asked, schemas.LongBatch)
+    items = None if isinstance(asked, schemas.LongBatch) else await service.add_all(deps, caller, batch_id, asked)
+    headers = {"Location": f"/v1/batches/{batch_id}"} | ({"Idempotent-Replayed": "true"} if is_replayed else {})
+    return JSONResponse({"id": batch_id, "sealed": not is_long, "items": items}, HTTPStatus.ACCEPTED, headers)
+
+
+@router.get("/{batch_id}", response_model=schemas.Batch, responses=openapi.problems(401, 404))
+async def get_batch(request: Request, batch_id: str) -> Response:
+    """Show a batch with its counts, until a week after its end."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    return JSONResponse(service.view(await service.find(deps, caller, batch_id)))
+
+
+@router.delete(
+    "/{batch_id}",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=schemas.Batch,
+    responses=openapi.problems(401, 404, 409),
+)
+async def delete_batch(request: Request, batch_id: str) -> Response:
+    """Cancel what is open of a batch; no further items come. 409 when it has ended."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    batch = await service.find(deps, caller, batch_id)
+    await service.cancel(deps, batch)
+    return JSONResponse(service.view(await service.find(deps, caller, batch_id)), HTTPStatus.ACCEPTED)
+
+
+@router.post(
+    "/{batch_id}/items",
+    response_model=schemas.Added,
+    responses=openapi.problems(401, 404, 408, 409, 413, 415, 422, 429),
+    openapi_extra=_LINES,
+)
+async def post_items(request: Request, batch_id: str) -> Response:
+    """Add items to a batch, one JSON object in a line. After a cut, send them again: an index is one task."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    batch = await service.find(deps, caller, batch_id, owned=True)
+    tally = await service.add_lines(deps, caller, batch, bodies.lines(request))
+    return JSONResponse(
+        {
+            "accepted": tally.accepted,
+            "deduplicated": tally.deduplicated,
+            "rejected": tally.rejected,
+            "have": tally.have,
+            "expected": batch.expected,
+            "sealed": tally.is_sealed,
+        }
+    )
+
+
+@router.get("/{batch_id}/items", response_model=schemas.ItemList, responses=openapi.problems(401, 404, 422))
+async def get_items(request: Request, batch_id: str, query: Annotated[schemas.ItemQuery, Query()]) -> Response:
+    """List a batch's items by index, until a week after its end."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    paging.check(query)
+    batch = await service.find(deps, caller, batch_id)
+    secret = deps.settings.link_secret.get_secret_value()
+    cursors = paging.Cursors(secret, (request.url.path, caller.name, query.filters()))
+    cursor = query.before or query.after
+    place = int(cursors.read(cursor)[0]) if cursor else None
+    states, is_newer = query.state.split(",") if query.state else (), query.before is not None
+    rows, beyond = await service.page(deps, batch, states, limit=query.limit, place=place, newer=is_newer)
+    # The items on the other side of this page are those that its cursor came from.
+    behind = None if place is None else (rows[-1 if is_newer else 0]["index"] if rows else place)
+    following, preceding = (behind, beyond) if is_newer else (beyond, behind)
+    return paging.answer(
+        request,
+        rows,
+        following=cursors.write([following]) if following is not None else None,
+        preceding=cursors.write([preceding]) if preceding is not None else None,
+    )
+
+
+@router.get(
+    "/{batch_id}/events",
+    response_class=Response,
+    responses=events.STREAM
+    | {204: {"description": "The batch has ended, and its last event is known already."}}
+    | openapi.problems(401, 404, 422),
+)
+async def get_batch_events(
+    request: Request,
+    batch_id: str,
+    last_event_id: events.LastId = None,
+    last_event_id_header: events.LastIdHeader = None,
+) -> Response:
+    """Follow a batch: the ends of its tasks so far, and those to come, until all have ended (`event: end`)."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    batch = await service.find(deps, caller, batch_id)
+    key = keys.events(deps.settings.key_prefix, batch.id)
+    last_id = events.position(last_event_id_header or last_event_id)
+    extent = await stream.extent(deps.redis, key)
+    has_ended = batch.completed_at is not None
+    if has_ended and last_id is not None and position(last_id) >= position(extent.last):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def snapshot() -> dict[str, Any]:
+        return service.view(await service.find(deps, caller, batch_id))
+
+    return events.follow(
+        request, key, last_id or stream.BEGIN, extent, snapshot=snapshot, ends=BATCH_ENDS, is_over=has_ended
+    )
