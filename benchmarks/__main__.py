@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import batches, bulk, gateways, idle, images, lists, queues, streams, upload_memory
+from benchmarks import batches, bulk, gateways, idle, images, lists, queues, schedules, streams, upload_memory
 from benchmarks.measure import console
 from devstack import history
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOLDER = Path("var/bench").absolute()
-NAMES = ("images", "upload", "memory", "accept", "batch", "queue", "idle", "lists", "streams", "bulk")
+NAMES = ("images", "upload", "memory", "accept", "batch", "queue", "idle", "lists", "streams", "schedules", "bulk")
 
 
 def main() -> None:
@@ -48,6 +48,7 @@ def _measures(before: dict[str, dict[str, str]]) -> dict[str, list[Callable[[], 
         "idle": [lambda: idle.measure(FOLDER / "idle", before)],
         "lists": [lambda: lists.measure(FOLDER / "lists")],
         "streams": [lambda: streams.measure(FOLDER / "streams")],
+        "schedules": [lambda: schedules.measure(FOLDER / "schedules")],
         "bulk": [lambda: bulk.measure(FOLDER / "bulk")],
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,8 +18,9 @@ class Item(BaseModel):
 
     number: int
     fails: bool = False
-    # Until there is this file.
+    # Until there is this file it is blocked, or does not end.
     blocked: str = ""
+    until: str = ""
 
 
 class Note(BaseModel):
@@ -47,6 +49,8 @@ def item(message: Item, _run: Run) -> Done:
         raise ValueError("as it was told")
     if message.blocked and not Path(message.blocked).exists():
         raise BlockedError("batch.blocked", "somebody has to do something")
+    while message.until and not Path(message.until).exists():
+        time.sleep(0.1)
     return Done(number=message.number)
 
 

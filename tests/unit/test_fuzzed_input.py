@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given, settings
@@ -156,7 +157,7 @@ def test_addresses(text):
 def test_cron(text):
     """What is taken can also be asked for its newest slot."""
     try:
-        cron = Cron(text, UTC)
+        cron = Cron(text, ZoneInfo("UTC"))
     except ScheduleError:
         return
     cron.newest(datetime(2026, 3, 29, 1, 30, tzinfo=UTC), timedelta(days=1))

@@ -8,12 +8,12 @@ scripts are checked like those of the client itself.
 {{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore" -}}
 {{- $consumes := "+rpop +brpop +del +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
-{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" "subscriptions" "batch" "batch-items" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
-{{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting ~%[2]sbatches" $queues $prefix -}}
+{{- $queues := list "queue" "task" "tasks" "step" "ended" "events" "events-of" "figures" "idempotency" "subscriptions" "batch" "batch-items" "schedule" | join (printf ":* ~%s" $prefix) | printf "~%s%s:*" $prefix -}}
+{{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting ~%[2]sbatches ~%[2]sschedules" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" }} ~{{ $prefix }}{{ . }}:*{{ end }}
-  commands: {{ $session }} {{ $scripts }} +smembers +hdel +set +del +multi +exec +lrange +zcard +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" "schedules-of" }} ~{{ $prefix }}{{ . }}:*{{ end }}
+  commands: {{ $session }} {{ $scripts }} +smembers +hdel +hsetnx +set +del +multi +exec +lrange +zcard +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}
 {{- range include "offload.fleets" . | fromJson }}
@@ -28,7 +28,7 @@ gateway:
 {{- end }}
 beat:
   keys: {{ $queues }} ~{{ $prefix }}slots
-  commands: {{ $session }} {{ $scripts }} {{ $sweeps }}
+  commands: {{ $session }} {{ $scripts }} {{ $sweeps }} +zrange
 keda:
   keys: ~{{ $prefix }}queue:*
   commands: {{ $session }} +eval +type +llen +hlen +zcard +scard

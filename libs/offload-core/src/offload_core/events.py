@@ -31,6 +31,7 @@ TYPES = {
     "step.succeeded": "A step has ended well.",
     "step.failed": "A step has failed for good.",
     "batch.completed": "All tasks of a batch have ended.",
+    "schedule.missed": "Occurrences of a schedule were not run: `missed` of them, up to `until`.",
     "webhook.disabled": "An endpoint gets nothing any more: `reason` is why.",
 }
 
@@ -56,6 +57,8 @@ class Event:
         data = dict(self.data)
         if "retry_at_ms" in data:
             data["retry_at"] = rfc3339(int(data.pop("retry_at_ms")))
+        if "until_ms" in data:
+            data["until"] = rfc3339(int(data.pop("until_ms")))
         return {"type": self.type, "timestamp": rfc3339(int(self.id.partition("-")[0])), "data": data}
 
 

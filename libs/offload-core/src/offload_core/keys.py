@@ -100,6 +100,21 @@ def batch_items(prefix: str, batch_id: str) -> str:
     return f"{prefix}batch-items:{batch_id}"
 
 
+def schedule(prefix: str, owner: str, name: str) -> str:
+    """Return the key of a schedule."""
+    return f"{prefix}schedule:{owner}:{name}"
+
+
+def schedules(prefix: str) -> str:
+    """Return the key of the schedules that are to be looked at, ``owner:name``, by when (ms)."""
+    return f"{prefix}schedules"
+
+
+def schedules_of(prefix: str, owner: str) -> str:
+    """Return the key of the schedules of an owner, or of all owners (``""``), by creation: ``owner:name``."""
+    return f"{prefix}schedules-of:{owner}"
+
+
 def bulk(prefix: str, bulk_id: str) -> str:
     """Return the key of a bulk operation."""
     return f"{prefix}bulk:{bulk_id}"

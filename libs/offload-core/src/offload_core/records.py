@@ -69,6 +69,8 @@ class NewTask:
     parent_task_id: str | None = None
     # Whose item it is.
     batch: str | None = None
+    # Whose occurrence it is, by name.
+    schedule: str | None = None
     subscriptions: tuple[Subscription, ...] = ()
     upload: str | None = None
     upload_sha256: str | None = None
@@ -101,8 +103,8 @@ class NewTask:
                     fields[f"{len(steps)}:message"] = json.dumps(step.arguments)
         fields["steps"] = json.dumps(steps)
         optional = (
-            "trace_id", "user_id", "notify", "parent_task_id", "batch", "upload", "upload_sha256", "retain_ms",
-            "expires_at", "idempotency_ttl_ms", "callback_url",
+            "trace_id", "user_id", "notify", "parent_task_id", "batch", "schedule", "upload", "upload_sha256",
+            "retain_ms", "expires_at", "idempotency_ttl_ms", "callback_url",
         )  # fmt: skip
         fields |= {name: str(value) for name in optional if (value := getattr(self, name))}
         for name in ("headers", "tags", "metadata"):
@@ -182,6 +184,7 @@ class Record:
     notify: str | None
     parent_task_id: str | None
     batch: str | None
+    schedule: str | None
     upload: str | None
     steps: tuple[StepRecord, ...]
     # Each time it came back from the dead letters: at, step, reason, deliveries, worker, died_at.
@@ -227,6 +230,7 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         notify=fields.get("notify"),
         parent_task_id=fields.get("parent_task_id"),
         batch=fields.get("batch"),
+        schedule=fields.get("schedule"),
         upload=fields.get("upload"),
         erased_at=_integer(fields.get("erased_at")),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),

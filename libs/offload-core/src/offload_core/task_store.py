@@ -107,6 +107,7 @@ class Wanted:
     error_code: str = ""
     trace_id: str = ""
     batch: str = ""
+    schedule: str = ""
     tags: tuple[tuple[str, ...], ...] = ()
 
 

@@ -61,5 +61,5 @@ def create(settings: BeatSettings) -> OffloadApp:
 
 def service(app: OffloadApp, settings: BeatSettings) -> Service:
     """Return the running beat: ``start()`` blocks, ``stop()`` ends it."""
-    scheduler = partial(OccurrenceScheduler, schedules=schedules(settings))
+    scheduler = partial(OccurrenceScheduler, built_in=schedules(settings))
     return Service(app, max_interval=1, scheduler_cls=scheduler)

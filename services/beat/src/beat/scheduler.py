@@ -11,6 +11,7 @@ from celery.beat import Scheduler
 from opentelemetry import metrics
 from redis.exceptions import RedisError
 
+from beat.tenant_schedules import TenantSchedules
 from celery_leases.options import Options
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
@@ -41,21 +42,24 @@ _OCCURRENCE = TaskScript("beat/lua/occurrence.lua")
 class OccurrenceScheduler(Scheduler):
     """Publishes each occurrence of a schedule once, by Redis's clock. All it knows is in Redis; it may die anywhere."""
 
-    def __init__(self, app: OffloadApp, *args: Any, schedules: tuple[Schedule, ...] = (), **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
+    def __init__(self, app: OffloadApp, *args: Any, built_in: tuple[Schedule, ...] = (), **kwargs: Any) -> None:  # noqa: ANN401 -- Celery's signature
         """Take the schedules; nothing is connected yet."""
         super().__init__(app, *args, **kwargs | {"lazy": True})
         self.max_interval = TICK_SECONDS
         self._settings: BeatSettings = app.settings  # type: ignore[assignment]
-        self._schedules = schedules
+        self._built_in = built_in
         self._client = connect(app.settings)
         self._publisher = Publisher(OWNER)
         self._tasks = TaskStore.of(app.settings)
+        self._tenants = TenantSchedules(self._client, self._tasks, self._publisher)
         options = Options.of(app.conf.broker_transport_options)
         self._sweeper, self._reporter = Sweeper(self._client, options), Reporter(lambda: self._client, options)
         # Occurrences that are known to be published: the script decides, this only spares it the question.
         self._done: dict[str, datetime] = {}
         self._is_unavailable = False
         self._has_begun = False
+        # Until the next schedule is due.
+        self._next_in_seconds = TICK_SECONDS
 
     def tick(self, *_: object, **__: object) -> float:
         """Publish what is due and sweep; returns the seconds until the next tick, which tries again if Redis fails."""
@@ -63,12 +67,13 @@ class OccurrenceScheduler(Scheduler):
         try:
             now = self._now()
             self._begin(now)
-            for schedule in self._schedules:
+            for schedule in self._built_in:
                 self._publish_due(schedule, now)
             self._tasks.expire().run(self._client)
             while self._tasks.forget(FORGET_LIMIT).run(self._client) == FORGET_LIMIT:
                 pass  # a burst of tasks has expired
             self._attend_batches()
+            self._next_in_seconds = self._tenants.look()
             self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:
             if not self._is_unavailable:
@@ -80,7 +85,7 @@ class OccurrenceScheduler(Scheduler):
                 liveness.touch(self._settings.readiness_file)
         if self._settings.liveness_file is not None:
             liveness.touch(self._settings.liveness_file)
-        return max(TICK_SECONDS - (time.monotonic() - started), 0.05)
+        return max(min(TICK_SECONDS - (time.monotonic() - started), self._next_in_seconds), 0.05)
 
     def should_sync(self) -> bool:
         """Return that there is nothing to write down: it is in Redis."""
@@ -92,7 +97,7 @@ class OccurrenceScheduler(Scheduler):
     def _begin(self, now: datetime) -> None:
         """Note when a schedule was first known: occurrences before that were not missed, they never were."""
         if not self._has_begun:
-            for schedule in self._schedules:
+            for schedule in self._built_in:
                 self._client.hsetnx(
                     keys.occurrences(self._settings.key_prefix), schedule.name, round(now.timestamp() * 1000)
                 )

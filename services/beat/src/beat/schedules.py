@@ -11,11 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo  # noqa: TC003 -- read at run time by whoever resolves the annotations
 
-from cronsim import CronSim, CronSimError
+from offload_core.timing import Timing, TimingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from offload_core.messages import NewStep
 
 
@@ -53,23 +51,23 @@ class Cron:
 
         """
         try:
-            next(self._occurrences(datetime.now(UTC)))
-        except (CronSimError, StopIteration):
+            next(self._timing.after(datetime.now(UTC)))
+        except (TimingError, StopIteration):
             message = f"{self.expression!r} is not a cron expression that comes true"
             raise ScheduleError(message) from None
+
+    @property
+    def _timing(self) -> Timing:
+        return Timing(cron=self.expression, time_zone=self.zone.key)
 
     def newest(self, now: datetime, grace: timedelta) -> datetime | None:
         """Return the newest occurrence up to now and within the grace, or None."""
         newest = None
-        for occurrence in self._occurrences(now - grace - timedelta(minutes=1)):
+        for occurrence in self._timing.after(now - grace - timedelta(minutes=1)):
             if occurrence > now:
                 break
             newest = occurrence
         return newest
-
-    def _occurrences(self, after: datetime) -> Iterator[datetime]:
-        for occurrence in CronSim(self.expression, after.astimezone(self.zone)):
-            yield occurrence.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)

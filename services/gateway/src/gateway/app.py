@@ -31,6 +31,7 @@ from gateway.queues import endpoints as queues
 from gateway.redis_watch import SAMPLE_SECONDS, RedisWatch
 from gateway.repeating import repeating
 from gateway.reports import endpoints as reports
+from gateway.schedules import endpoints as schedules
 from gateway.task_types import endpoints as task_types
 from gateway.task_types.service import REFRESH_SECONDS, Catalogue
 from gateway.tasks import endpoints as tasks
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 SERVICE = "gateway"
 FEATURES = (
-    images, emails, reports, calls, tasks, batches, events, webhooks, task_types, queues, dead_letters, bulk, health,
+    images, emails, reports, calls, tasks, batches, schedules, events, webhooks, task_types, queues, dead_letters,
+    bulk, health,
 )  # fmt: skip
 
 

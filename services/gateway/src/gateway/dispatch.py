@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from gateway.admission import Admission
     from gateway.auth import Caller
-    from gateway.intake.fields import TaskRequest
+    from gateway.intake.fields import TaskOptions, TaskRequest
     from gateway.intake.idempotency import Key
     from gateway.redis_watch import RedisWatch
     from gateway.settings import GatewaySettings
@@ -132,11 +132,6 @@ class Dispatcher:
 
         """
         due = self._due(options)
-        headers: dict[str, Any] = {}
-        if options.retry is not None:
-            headers["retry"] = options.retry.model_dump(mode="json", exclude_none=True)
-        if options.private:
-            headers[PRIVATE] = list(options.private)
         with self._publisher.publishing(
             task_id,
             kind,
@@ -144,7 +139,7 @@ class Dispatcher:
             stages,
             trace_of_its_own=trace_of_its_own,
             due=due,
-            headers=headers,
+            headers=headers_of(options),
             expires_at=self._expires_at(options, due),
             tags=options.tags,
             metadata=options.metadata,
@@ -202,6 +197,16 @@ class Dispatcher:
                     "the queue did not answer; send the request again with the same Idempotency-Key",
                     retry_after=RETRY_AFTER_SECONDS,
                 ) from error
+
+
+def headers_of(options: TaskOptions) -> dict[str, Any]:
+    """Return what the messages of every step say of a task's options."""
+    headers: dict[str, Any] = {}
+    if options.retry is not None:
+        headers["retry"] = options.retry.model_dump(mode="json", exclude_none=True)
+    if options.private:
+        headers[PRIVATE] = list(options.private)
+    return headers
 
 
 def queue_full(count: int | str, queue: str, *, is_delayed: bool) -> Problem:

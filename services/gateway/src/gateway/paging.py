@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway import dependencies
 from gateway.problems import Problem, invalid_fields
 
 if TYPE_CHECKING:
@@ -112,6 +113,41 @@ def answer(
     ]
     headers = {"Link": ", ".join(links)} if links else {}
     return JSONResponse({"data": items, "next": following, "previous": preceding}, headers=headers)
+
+
+def place(request: Request, query: PageQuery, owner: str) -> tuple[Cursors, list[Any] | None, bool]:
+    """Return the cursors of a list, the place that a query begins at, and whether it wants what is newer.
+
+    Raises:
+        Problem: those of `check` and of `Cursors.read`.
+
+    """
+    check(query)
+    secret = dependencies.of(request).settings.link_secret.get_secret_value()
+    cursors = Cursors(secret, (request.url.path, owner, query.filters()))
+    cursor = query.before or query.after
+    return cursors, cursors.read(cursor) if cursor else None, query.before is not None
+
+
+def page(
+    request: Request,
+    cursors: Cursors,
+    rows: list[tuple[dict[str, Any], list[Any]]],
+    place: list[Any] | None,
+    *,
+    newer: bool,
+    more: bool,
+) -> JSONResponse:
+    """Return a page of rows, each with its place; `more` is whether there are others in the direction asked for."""
+    first, last = (rows[0][1], rows[-1][1]) if rows else (place, place)
+    following = last if (newer or more) and rows else None
+    preceding = first if (more if newer else place is not None) and rows else None
+    return answer(
+        request,
+        [row for row, _ in rows],
+        following=cursors.write(following) if following else None,
+        preceding=cursors.write(preceding) if preceding else None,
+    )
 
 
 def _query(request: Request, name: str, cursor: str) -> str:

@@ -169,12 +169,16 @@ def redis_unavailable() -> Problem:
 
 def _allowed(app: FastAPI, request: Request) -> str:
     """Return every method of a path, of all its routes together."""
-    methods = {
-        method
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
-        for route in app.router.routes
-        if route.matches({**request.scope, "method": method})[0] is Match.FULL
-    }
+    # A path that is written out is no name of something.
+    if written_out := app.openapi()["paths"].get(request.url.path):
+        methods = {method.upper() for method in written_out}
+    else:
+        methods = {
+            method
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+            for route in app.router.routes
+            if route.matches({**request.scope, "method": method})[0] is Match.FULL
+        }
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 

@@ -2,7 +2,7 @@
 -- Finds tasks in the order of their creation, those of one owner or all ('').
 -- ARGV: the request as JSON: prefix, owner, states (a list), direction ('older' or 'newer' than the place `from`), from
 --       (created_at in ms and task id, or null: the newest), after and before (ms; created between the two, 0: any),
---       task, queue, error_code, trace_id, batch ('': any), tags (lists, of each of which a task has at least one), fields (of
+--       task, queue, error_code, trace_id, batch, schedule ('': any), tags (lists, of each of which a task has at least one), fields (of
 --       the record), limit, examine (at most so many).
 -- Returns the number of tasks that were examined, 1 when none is left, the place of the last one that was examined
 -- (created_at, task id), and of each task that was found its id and its fields.
@@ -102,15 +102,16 @@ local function has_tags(text)
   return true
 end
 
-local has_filter = request.task .. request.queue .. request.error_code .. request.trace_id .. request.batch ~= '' or #request.tags > 0
+local has_filter = request.task .. request.queue .. request.error_code .. request.trace_id .. request.batch .. request.schedule ~= '' or #request.tags > 0
 
 local function is_wanted(key)
   if not has_filter then
     return true
   end
-  local found = redis.call('HMGET', key, 'steps', 'tags', 'reason', 'trace_id', 'batch')
+  local found = redis.call('HMGET', key, 'steps', 'tags', 'reason', 'trace_id', 'batch', 'schedule')
   return found[1] and (request.error_code == '' or found[3] == request.error_code)
     and (request.trace_id == '' or found[4] == request.trace_id) and (request.batch == '' or found[5] == request.batch)
+    and (request.schedule == '' or found[6] == request.schedule)
     and has_step(found[1], 'name', request.task) and has_step(found[1], 'queue', request.queue) and has_tags(found[2])
 end
 

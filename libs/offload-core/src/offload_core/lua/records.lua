@@ -1,6 +1,6 @@
 -- A task's record: one hash, changed by scripts only. What is terminal stays terminal.
 -- Fields of the task: kind owner user_id created_at state reason (of RETRY, FAILURE and REVOKED) steps notify subscriptions
--- trace_id parent_task_id batch callback_url cancel_requested finished_at idempotency_key idempotency_ttl_ms retain_ms redrives due_at expires_at tags metadata
+-- trace_id parent_task_id batch schedule callback_url cancel_requested finished_at idempotency_key idempotency_ttl_ms retain_ms redrives due_at expires_at tags metadata
 -- adopted erased_at headers (of later steps' messages). Fields of step n: "n:message" (of a later stage), "n:state", "n:attempt", "n:delivery", "n:started_at",
 -- "n:ended_at", "n:worker", "n:result", "n:error", "n:progress", "n:progressed_at" (of the last event), "n:retry_at",
 -- "n:first_attempt" (since it was redriven).

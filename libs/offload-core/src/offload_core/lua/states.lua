@@ -2,6 +2,7 @@
 --- @include celery_leases/scripts/publish.lua
 --- @include offload_core/lua/envelope.lua
 --- @include offload_core/lua/batches.lua
+--- @include offload_core/lua/schedules.lua
 -- How a task and its steps change: nothing else writes their states. Each change stands in the record, in the lists of
 -- tasks by state, and in two streams of events: that of the task, and that of its owner. What there is of
 -- an owner there is once more of all owners, who is called '' there. What an owner's webhooks ask for is published with it.
@@ -92,7 +93,7 @@ end
 -- and state. `result` is that of `publish_webhook`.
 local function emit(prefix, task_id, event, data, result)
   local found = redis.call('HMGET', record_key(prefix, task_id), 'owner', 'kind', 'state', 'tags', 'callback_url',
-    'trace_id', 'batch')
+    'trace_id', 'batch', 'schedule')
   data.task_id, data.kind, data.state = task_id, found[2] or '', found[3]
   local text = cjson.encode(data)
   local id = redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', TASK_EVENTS, '*', 'type', event, 'data',
@@ -102,6 +103,9 @@ local function emit(prefix, task_id, event, data, result)
     found[4], found[5], found[6] or nil)
   if found[7] and (ENDS[event] or event == 'task.redriven') then
     tell_batch(prefix, found[7], task_id, found[3], event, text)
+  end
+  if found[8] and ENDS[event] then
+    tell_schedule(prefix, found[1], found[8], event)
   end
 end
 

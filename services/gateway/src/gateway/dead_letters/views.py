@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from gateway.dead_letters.service import name_of
+from gateway.private import redacted
 from gateway.timestamps import rfc3339
 from offload_core import telemetry
 from offload_core.messages import PRIVATE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from celery_leases.admin import DeadLetter
     from offload_core.keys import Step
 
@@ -45,24 +45,11 @@ def dead_letter(letter: DeadLetter, step: Step | None, *, full: bool = False) ->
         ],
     }
     if full:
-        summary["message"] = {"headers": headers, "body": _redacted(_body(letter.message), headers.get(PRIVATE) or ())}
+        body = _body(letter.message)
+        with contextlib.suppress(IndexError, KeyError, TypeError):
+            body[0][-1] = redacted(body[0][-1], headers.get(PRIVATE) or ())
+        summary["message"] = {"headers": headers, "body": body}
     return summary
-
-
-def _redacted(body: Any, pointers: Sequence[str]) -> Any:  # noqa: ANN401 -- whatever was sent
-    """Return a message's body without the values that its poster has called private."""
-    for pointer in pointers:
-        try:
-            found: Any = body[0][-1]
-            *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-            for part in parents:
-                found = found[int(part) if isinstance(found, list) else part]
-            place: Any = int(last) if isinstance(found, list) else last
-            if found[place] is not None:
-                found[place] = "<private>"
-        except (IndexError, KeyError, TypeError, ValueError):
-            continue  # it points to nothing
-    return body
 
 
 def _body(message: dict[str, Any]) -> Any:  # noqa: ANN401 -- whatever was sent

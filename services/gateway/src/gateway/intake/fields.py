@@ -103,17 +103,11 @@ class Retry(BaseModel):
     )
 
 
-class TaskRequest(BaseModel):
-    """What every kind of task may be asked with."""
+class TaskOptions(BaseModel):
+    """What every kind of task may be asked with, whenever it is run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    delay_seconds: float = Field(
-        default=0, ge=0, le=MAX_DELAY_SECONDS, description="Delay before the task may start; at most 30 days."
-    )
-    run_at: Moment | None = Field(
-        default=None, description="When the task may start, instead of a delay; at most 30 days ahead."
-    )
     expires_in_seconds: Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS)] | None = Field(
         default=None,
         description="A task that has not started this long after its due time fails with `task.expired`.",
@@ -128,9 +122,19 @@ class TaskRequest(BaseModel):
     private: Annotated[tuple[Pointer, ...], Field(max_length=20)] = Field(
         default=(), description="JSON pointers to input values that dead letters must not show, like `/customer/email`."
     )
-
     callback_url: Url | None = Field(
         default=None, description="Told of the task's end by a webhook, signed with the secret of `/v1/signing-secret`."
+    )
+
+
+class TaskRequest(TaskOptions):
+    """What every kind of task may be posted with."""
+
+    delay_seconds: float = Field(
+        default=0, ge=0, le=MAX_DELAY_SECONDS, description="Delay before the task may start; at most 30 days."
+    )
+    run_at: Moment | None = Field(
+        default=None, description="When the task may start, instead of a delay; at most 30 days ahead."
     )
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ EXAMINED_SECONDS = 0.04
 EXAMINED_AT_ONCE = 250
 FIELDS = (
     "kind", "state", "owner", "reason", "created_at", "due_at", "finished_at", "cancel_requested", "user_id",
-    "trace_id", "parent_task_id", "batch", "tags", "metadata", "steps",
+    "trace_id", "parent_task_id", "batch", "schedule", "tags", "metadata", "steps",
 )  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def _row(task_id: str, values: list[str | None]) -> dict[str, Any]:
         "trace_id": found["trace_id"],
         "parent_task_id": found["parent_task_id"],
         "batch_id": found["batch"],
+        "schedule": found["schedule"],
         "tenant": found["owner"],
         "status_url": status_url(task_id),
     }

@@ -110,6 +110,9 @@ class TaskFilter(BaseModel):
     batch: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
         default=None, description="Id of the batch that tasks are items of."
     )
+    schedule: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="Name of the schedule that tasks are occurrences of."
+    )
     created_after: Moment | None = Field(default=None, description="Created after this moment.")
     created_before: Moment | None = Field(default=None, description="Created before this moment.")
     tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
@@ -142,6 +145,7 @@ class TaskSummary(BaseModel):
     trace_id: str | None
     parent_task_id: str | None
     batch_id: str | None = Field(description="Batch that it is an item of.")
+    schedule: str | None = Field(description="Name of the schedule that it is an occurrence of.")
     tenant: str = Field(description="Name of the API key that owns it.")
     status_url: str
 
@@ -237,6 +241,7 @@ class Task(BaseModel):
     trace_id: str | None
     parent_task_id: str | None
     batch_id: str | None = Field(description="Batch that it is an item of.")
+    schedule: str | None = Field(description="Name of the schedule that it is an occurrence of.")
     steps: list[Step]
     result: dict[str, JsonValue] | list[dict[str, JsonValue]] | None = Field(
         description="Of the last step; a list where that is branches. `outputs` in it are the files made so far."

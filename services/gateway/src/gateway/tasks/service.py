@@ -119,6 +119,7 @@ def wanted(query: TaskFilter, caller: Caller) -> Wanted:
         error_code=query.error_code or "",
         trace_id=query.trace_id or "",
         batch=query.batch or "",
+        schedule=query.schedule or "",
         tags=tuple(tuple(one.split(",")) for one in query.tag),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -45,9 +45,9 @@ async def get_webhooks(request: Request, query: Annotated[PageQuery, Query()]) -
     """List endpoints, the newest first: the caller's own, for operators everybody's."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     owner = "" if caller.is_operator else caller.name
-    cursors, place, newer = _place(request, query, owner)
+    cursors, place, newer = paging.place(request, query, owner)
     found, more = await service.newest(deps, owner, query.limit, tuple(place) if place else None, newer=newer)
-    return _page(
+    return paging.page(
         request,
         cursors,
         [(views.webhook(one), [one.created_at, one.id]) for one in found],
@@ -116,11 +116,11 @@ async def test_webhook(request: Request, webhook_id: str) -> Response:
 async def get_attempts(request: Request, webhook_id: str, query: Annotated[PageQuery, Query()]) -> Response:
     """List the last thousand attempts or so at an endpoint, the newest first."""
     endpoint = await _find(request, webhook_id)
-    cursors, place, newer = _place(request, query, endpoint.owner)
+    cursors, place, newer = paging.place(request, query, endpoint.owner)
     deps = dependencies.of(request)
     found, more = await service.attempts(deps, endpoint, query.limit, place[0] if place else None, newer=newer)
     rows = [(views.attempt(text), [entry]) for entry, text in found]
-    return _page(request, cursors, rows, place, newer=newer, more=more)
+    return paging.page(request, cursors, rows, place, newer=newer, more=more)
 
 
 @router.post(
@@ -163,32 +163,3 @@ async def get_signing_secret(request: Request) -> Response:
 
 async def _find(request: Request, webhook_id: str) -> Endpoint:
     return await service.find(dependencies.of(request), dependencies.caller(request), webhook_id)
-
-
-def _place(request: Request, query: PageQuery, owner: str) -> tuple[paging.Cursors, list[Any] | None, bool]:
-    paging.check(query)
-    secret = dependencies.of(request).settings.link_secret.get_secret_value()
-    cursors = paging.Cursors(secret, (request.url.path, owner, query.filters()))
-    cursor = query.before or query.after
-    return cursors, cursors.read(cursor) if cursor else None, query.before is not None
-
-
-def _page(
-    request: Request,
-    cursors: paging.Cursors,
-    rows: list[tuple[dict[str, Any], list[Any]]],
-    place: list[Any] | None,
-    *,
-    newer: bool,
-    more: bool,
-) -> Response:
-    """Return a page of rows, each with its place; `more` is whether there are others in the direction asked for."""
-    first, last = (rows[0][1], rows[-1][1]) if rows else (place, place)
-    following = last if (newer or more) and rows else None
-    preceding = first if (more if newer else place is not None) and rows else None
-    return paging.answer(
-        request,
-        [row for row, _ in rows],
-        following=cursors.write(following) if following else None,
-        preceding=cursors.write(preceding) if preceding else None,
-    )

@@ -1,0 +1,1 @@
+"""Schedules: tasks that are run again and again."""
