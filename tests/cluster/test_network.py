@@ -195,6 +195,46 @@ def webhooks_and_calls(client: Client) -> None:
     assert client.http.delete(webhook).status_code == 204
 
 
+def batches(client) -> None:
+    item = {"task": "report.render.v1", "input": {"rows": 1}}
+    follow_ups = {"on_complete": item, "on_success": item, "on_first_failure": item}
+    short = client.http.post("/v1/batches", json={"items": [item] * 30, **follow_ups}).raise_for_status()
+    url = short.headers["Location"]
+    until(lambda: client.http.get(url).json()["follow_ups"]["on_success"], "a batch and what follows", seconds=60)
+    assert len(client.http.get(f"{url}/items", params={"state": "SUCCESS"}).json()["data"]) == 25
+    assert "event: end" in client.http.get(f"{url}/events").text
+    held = client.http.post("/v1/batches", json={"expected": 2, "start": "sealed"}).headers["Location"]
+    for number in range(2):
+        line = json.dumps({"index": number, **item, "delay_seconds": 1, "expires_in_seconds": 600})
+        client.http.post(
+            f"{held}/items", content=line, headers={"Content-Type": "application/x-ndjson"}
+        ).raise_for_status()
+    until(lambda: client.http.get(held).json()["completed_at"], "a batch that was held", seconds=60)
+    late = client.http.post(
+        "/v1/batches",
+        json={"items": [{**item, "delay_seconds": 60, "expires_in_seconds": 60}], "on_first_failure": item},
+    ).headers["Location"]
+    assert client.http.delete(late).status_code == 202
+    until(lambda: client.http.get(late).json()["state"] == "cancelled", "a batch that is cancelled", seconds=60)
+
+
+def schedules(client) -> None:
+    url = "/v1/schedules/often"
+    schedule = {"task": "report.render.v1", "input": {"rows": 1}, "every_seconds": 1, "overlap": "buffer_all"}
+    assert client.http.put(url, json=schedule).status_code == 201
+    until(lambda: client.http.get(url).json()["runs_total"] >= 2, "occurrences", seconds=60)
+    span = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:00:01Z"}
+    for way in ("allow", "buffer_all"):
+        client.http.post(f"{url}/backfill", json=span | {"overlap": way}).raise_for_status()
+    client.http.post(f"{url}/trigger").raise_for_status()
+    client.http.post(f"{url}/pause", json={}).raise_for_status()
+    client.http.post(f"{url}/resume").raise_for_status()
+    client.http.put(url, json=schedule | {"overlap": "cancel_running"}, headers={"If-Match": "*"}).raise_for_status()
+    client.http.post("/v1/schedules/preview", json={"cron": "@daily"}).raise_for_status()
+    assert len(client.http.get("/v1/schedules").json()["data"]) == 1
+    assert client.http.delete(url).status_code == 204
+
+
 def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     with release.client() as client:
         for _ in range(3):
@@ -226,6 +266,8 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
         assert "event: end" in client.http.get(f"{joined}/events").text
         assert client.http.get("/v1/queues").status_code == 200
         webhooks_and_calls(client)
+        batches(client)
+        schedules(client)
         assert client.http.get("/metrics").status_code == 200
         Tally.of(release, client, seconds=120).check()
         waits = client.http.post(
@@ -254,5 +296,7 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     users = {one["user"] for one in valkey.client_list()}
     assert {"gateway", "image-worker", "mail-worker", "http-worker", "housekeeper", "beat", "keda"} <= users
     report.add(
-        "Network", "one ACL user per service, through chains, failure, redrive, cancel, report, KEDA", "ACL LOG empty"
+        "Network",
+        "one ACL user per service, through chains, failure, redrive, cancel, report, batches, schedules, KEDA",
+        "ACL LOG empty",
     )
