@@ -212,8 +212,11 @@ def test_a_change_fires_nothing_of_the_past(offload, shop):
 
 def test_a_paused_one_is_triggered_and_backfilled(offload, shop):
     put(shop, "hand", cron="0 * * * *", paused=True)
-    triggered = shop.post("/v1/schedules/hand/trigger")
+    key = {"Idempotency-Key": "by hand"}
+    triggered = shop.post("/v1/schedules/hand/trigger", headers=key)
     assert triggered.status_code == 202
+    again = shop.post("/v1/schedules/hand/trigger", headers=key)
+    assert (again.json(), again.headers["Idempotent-Replayed"]) == (triggered.json(), "true")
     assert offload.wait(shop, triggered.json()["task_id"])["schedule"] == "hand"
     span = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T05:00:00Z"}
     first = shop.post("/v1/schedules/hand/backfill", json=span).json()

@@ -93,20 +93,32 @@ class Dispatcher:
             idempotency_ttl_ms=idempotency_key.ttl_ms if idempotency_key else None,
             **fields,
         ) as task:
-            due = bool(task.envelopes[0].due_ms)
-            call = self._tasks.accept(
-                task,
-                idempotency_key=idempotency_key.text if idempotency_key else "",
-                fingerprint=fingerprint,
-                waiting_limit=self._settings.delayed_limit if due else self._settings.queue_limit,
-                is_nearly_full=self._admission.is_nearly_full,
-                rate=self._admission.rate,
-            )
-            answer, subject, queue = await self._accept(call)
+            return await self.put(caller, task, idempotency_key=idempotency_key, fingerprint=fingerprint)
+
+    async def put(
+        self, caller: Caller, task: NewTask, *, idempotency_key: Key | None = None, fingerprint: str = ""
+    ) -> Accepted:
+        """Accept a task that is ready to be published, or nothing of it.
+
+        Raises:
+            Problem: 422 ``idempotency.conflict``, 429 ``queue.full`` or ``rate.limited``, 503 ``accept.unknown`` or
+                ``redis.memory``.
+
+        """
+        is_delayed = bool(task.envelopes[0].due_ms)
+        call = self._tasks.accept(
+            task,
+            idempotency_key=idempotency_key.text if idempotency_key else "",
+            fingerprint=fingerprint,
+            waiting_limit=self._settings.delayed_limit if is_delayed else self._settings.queue_limit,
+            is_nearly_full=self._admission.is_nearly_full,
+            rate=self._admission.rate,
+        )
+        answer, subject, queue = await self._accept(call)
         if answer == "memory":
             raise self._admission.nearly_full()
         if answer == "full":
-            raise queue_full(subject, queue, is_delayed=due)
+            raise queue_full(subject, queue, is_delayed=is_delayed)
         if answer == "rate":
             raise self._admission.too_fast(caller, int(subject) / 1000)
         if answer == "conflict":

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway import dependencies, openapi, paging
+from gateway.intake import idempotency
 from gateway.intake.bodies import json_body
 from gateway.problems import Problem
 from gateway.schedules import schemas, service
 from gateway.schedules.schemas import ScheduleQuery, TenantQuery
+from gateway.tasks import service as tasks
 from gateway.tasks.schemas import Accepted
-from gateway.tasks.views import status_url
+from offload_core.schedules import KIND
 
 if TYPE_CHECKING:
     from offload_core.schedules import Schedule
@@ -125,13 +127,16 @@ async def resume_schedule(request: Request, name: _Name, query: _Tenant) -> Resp
     "/schedules/{name}/trigger",
     status_code=HTTPStatus.ACCEPTED,
     response_model=Accepted,
-    responses=openapi.problems(401, 403, 404, 422, 429),
+    responses={202: {"headers": openapi.CREATED_HEADERS}, **openapi.problems(401, 403, 404, 422, 429)},
+    openapi_extra={"parameters": [openapi.IDEMPOTENCY_KEY]},
 )
 async def trigger_schedule(request: Request, name: _Name, query: _Tenant) -> Response:
     """Run a schedule's task now: also while it is paused, and whatever else of it runs."""
-    task_id = await service.trigger(dependencies.of(request), await _find(request, name, query))
-    url = status_url(task_id)
-    return JSONResponse({"task_id": task_id, "status_url": url}, HTTPStatus.ACCEPTED, {"Location": url})
+    schedule = await _find(request, name, query)
+    key = idempotency.key_of(request.headers)
+    fingerprint = idempotency.fingerprint("POST", request.url.path, query) if key else ""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    return tasks.answer(deps, await service.trigger(deps, caller, schedule, key, fingerprint), KIND)
 
 
 @router.post(
@@ -145,7 +150,8 @@ async def backfill_schedule(request: Request, name: _Name, query: _Tenant) -> Re
     """Run occurrences of the past, up to 1,000. One whose task has a record is not run again."""
     schedule = await _find(request, name, query)
     asked = await json_body(request, schemas.BACKFILL)
-    task_ids = await service.backfill(dependencies.of(request), schedule, asked)
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    task_ids = await service.backfill(deps, caller, schedule, asked)
     return JSONResponse({"occurrences": len(task_ids), "task_ids": task_ids}, HTTPStatus.ACCEPTED)
 
 

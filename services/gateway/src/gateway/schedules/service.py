@@ -8,7 +8,7 @@ from http import HTTPStatus
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
-from gateway.dispatch import headers_of, queue_full
+from gateway.dispatch import headers_of
 from gateway.private import redacted
 from gateway.problems import Problem, invalid_fields
 from gateway.schedules.schemas import MAX_BACKFILL
@@ -21,6 +21,8 @@ from offload_core.schedules import Definition, Schedule, Template, milliseconds
 if TYPE_CHECKING:
     from gateway.auth import Caller
     from gateway.dependencies import Dependencies
+    from gateway.dispatch import Accepted
+    from gateway.intake.idempotency import Key
     from gateway.schedules.schemas import Backfill, NewSchedule, Preview
     from offload_core.timing import Timing
 
@@ -167,8 +169,10 @@ async def delete(deps: Dependencies, schedule: Schedule) -> None:
     await schedules.delete(deps.tasks, schedule.owner, schedule.name).run_async(deps.redis)
 
 
-async def trigger(deps: Dependencies, schedule: Schedule) -> str:
-    """Run a schedule's task now, whatever else runs of it; returns its id.
+async def trigger(
+    deps: Dependencies, caller: Caller, schedule: Schedule, key: Key | None, fingerprint: str
+) -> Accepted:
+    """Run a schedule's task now, whatever else runs of it.
 
     Raises:
         Problem: those of accepting a task.
@@ -176,11 +180,11 @@ async def trigger(deps: Dependencies, schedule: Schedule) -> str:
     """
     at = datetime.fromtimestamp(now(deps) / 1000, UTC)
     task_id = f"{schedule.key}@{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    await _accept(deps, schedule, task_id)
-    return task_id
+    task = schedule.new_task(_PUBLISHER, task_id, milliseconds(at))
+    return await deps.dispatcher.put(caller, task, idempotency_key=key, fingerprint=fingerprint)
 
 
-async def backfill(deps: Dependencies, schedule: Schedule, asked: Backfill) -> list[str]:
+async def backfill(deps: Dependencies, caller: Caller, schedule: Schedule, asked: Backfill) -> list[str]:
     """Run occurrences of the past that have no task; returns the tasks of all of them.
 
     Sent again it runs none twice, as long as their tasks have records.
@@ -204,7 +208,8 @@ async def backfill(deps: Dependencies, schedule: Schedule, asked: Backfill) -> l
             raise Problem(HTTPStatus.CONFLICT, "schedule.buffer_full", "too many occurrences wait already")
     else:
         for occurrence in found:
-            await _accept(deps, schedule, schedule.task_id(occurrence))
+            task = schedule.new_task(_PUBLISHER, schedule.task_id(occurrence), at)
+            await deps.dispatcher.put(caller, task)
     return [schedule.task_id(occurrence) for occurrence in found]
 
 
@@ -279,18 +284,6 @@ def not_found() -> Problem:
 async def _read(deps: Dependencies, owned_by: str, name: str) -> Schedule | None:
     found: Any = await deps.redis.hgetall(keys.schedule(deps.settings.key_prefix, owned_by, name))
     return Schedule.of(owned_by, name, found)
-
-
-async def _accept(deps: Dependencies, schedule: Schedule, task_id: str) -> None:
-    settings, admission = deps.settings, deps.admission
-    task = schedule.new_task(_PUBLISHER, task_id, now(deps))
-    call = deps.tasks.accept(task, waiting_limit=settings.queue_limit, is_nearly_full=admission.is_nearly_full)
-    answer, subject, *queue = await deps.dispatcher.run(call)
-    if answer == b"memory":
-        raise admission.nearly_full()
-    if answer == b"full":
-        raise queue_full(subject, queue[0].decode(), is_delayed=False)
-    deps.metrics.accepted.labels(schedules.KIND).inc()
 
 
 def now(deps: Dependencies) -> int:
