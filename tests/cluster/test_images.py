@@ -26,7 +26,7 @@ OWN = {
     "mail-worker": {"jinja2"},
     "http-worker": {"httpx2"},
     "housekeeper": set(),
-    "beat": {"cronsim"},
+    "beat": set(),
 }
 LIST = """
 import importlib.metadata
@@ -60,6 +60,7 @@ def test_an_image_holds_its_services_dependencies_alone(images, away, service):
     assert bool(normal & {"celery", "kombu", "billiard"}) == (service != "gateway")
     for other, names in OWN.items():
         assert bool(names & normal) == (other == service and bool(names)), (other, names & normal)
+    assert ("cronsim" in normal) == (service in {"gateway", "beat"}), "who works out when schedules are due"
 
 
 @pytest.mark.parametrize("service", SERVICES)
