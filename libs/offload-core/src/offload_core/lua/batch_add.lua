@@ -59,19 +59,37 @@ local function refusal_of(messages, due_ms)
   end
 end
 
-local outcomes, why, subject, queue = {}, '', 0, ''
+local given = {}
 for i = 1, tonumber(ARGV[10]) do
   local index, fingerprint, problem = take(), take(), take()
-  local due_ms, steps, expires_at, messages, fields = '0', 0, '0', {}, {}
-  if problem == '' then
-    due_ms, steps, expires_at = take(), take(), take()
+  local item = {index = index, fingerprint = fingerprint, problem = problem, messages = {}, fields = {}}
+  if item.problem == '' then
+    item.due_ms, item.steps, item.expires_at = take(), take(), take()
     for m = 1, tonumber(take()) do
-      messages[m] = {take(), take(), take()}
+      item.messages[m] = {take(), take(), take()}
     end
     for f = 1, tonumber(take()) do
-      fields[f] = take()
+      item.fields[f] = take()
     end
   end
+  given[i] = item
+end
+if is_whole and may_refuse and have == 0 then
+  -- All of it is taken, or nothing.
+  for _, item in ipairs(given) do
+    if item.problem == '' then
+      local refused, number, where = refusal_of(item.messages, item.due_ms)
+      if refused then
+        return {refused, number, where, 0, 0}
+      end
+    end
+  end
+  may_refuse = false
+end
+
+local outcomes, why, subject, queue = {}, '', 0, ''
+for i, item in ipairs(given) do
+  local index, fingerprint, problem = item.index, item.fingerprint, item.problem
   local known = redis.call('HGET', items, index)
   if known then
     if string.sub(known, 1, FINGERPRINT_LENGTH) ~= fingerprint then
@@ -91,7 +109,7 @@ for i = 1, tonumber(ARGV[10]) do
     outcomes[i] = problem
   else
     if may_refuse then
-      local refused, number, where = refusal_of(messages, due_ms)
+      local refused, number, where = refusal_of(item.messages, item.due_ms)
       if refused then
         why, subject, queue = refused, number, where
         break
@@ -103,12 +121,12 @@ for i = 1, tonumber(ARGV[10]) do
     redis.call('HSET', items, index, fingerprint)
     have = redis.call('HINCRBY', key, 'have', 1)
     local task_id = item_id(batch, index)
-    create_record(prefix, task_id, fields, steps)
-    if expires_at ~= '0' then
-      redis.call('ZADD', prefix .. 'expiring', expires_at, task_id)
+    create_record(prefix, task_id, item.fields, item.steps)
+    if item.expires_at ~= '0' then
+      redis.call('ZADD', prefix .. 'expiring', item.expires_at, task_id)
     end
-    for _, message in ipairs(messages) do
-      leases_publish(broker, message[1], message[2], message[3], is_held and HELD or due_ms, 0)
+    for _, message in ipairs(item.messages) do
+      leases_publish(broker, message[1], message[2], message[3], is_held and HELD or item.due_ms, 0)
     end
     outcomes[i] = 'accepted'
   end
