@@ -57,7 +57,15 @@ class Offload(Stack):
         )
         self.processes.append(process)
         process.wait_for(" ready.")
-        return Pause(process, folder)
+        return Pause(process, folder, self._are_confirmed)
+
+    def _are_confirmed(self) -> bool:
+        """Return whether all leases are confirmed: those are whole milliseconds."""
+        client = self.redis.client()
+        leases = [
+            client.zrange(key, 0, -1, withscores=True) for key in client.scan_iter(match=f"{PREFIX}queue:*:leases")
+        ]
+        return all(until_ms % 1 == 0 for found in leases for _, until_ms in found)
 
     def post_photo(self, client: httpx.Client, **options: Any) -> str:
         """Post a photo of which a thumbnail is made and a mail is sent; returns the task id."""
@@ -121,14 +129,19 @@ class Offload(Stack):
 class Pause:
     """A worker that stands still."""
 
-    def __init__(self, process: Process, folder: Path) -> None:
+    def __init__(self, process: Process, folder: Path, are_confirmed: Callable[[], bool]) -> None:
         self.process = process
         self._folder = folder
+        self._are_confirmed = are_confirmed
 
     def reached(self) -> None:
-        """Wait until it stands, and until the pool's parent knows that the child has begun."""
+        """Wait until it stands, and until the pool's parent and the broker know that the child has begun.
+
+        Of a delivery that was not confirmed the broker does not know that, and blames nobody for its end.
+        """
         until((self._folder / "reached").exists, f"{self.process.name} to stand still", seconds=40)
         until((self._folder / "accepted").exists, f"{self.process.name} to know of it", seconds=40)
+        until(self._are_confirmed, "the lease to be confirmed", seconds=40)
 
     def go(self) -> None:
         """Let it go on."""

@@ -6,7 +6,7 @@ import json
 import time
 from datetime import UTC, datetime
 
-from celery_leases import keys, scripts
+from celery_leases import scripts
 from devstack.waiting import until
 from gateway import auth
 from housekeeper.clean_up import clean_up
@@ -33,15 +33,7 @@ def kill_one(offload) -> None:
     """Kill a worker in its step."""
     pause = offload.paused("image_worker", "in the step", ONE)
     pause.reached()
-    # Of a delivery that was not confirmed the broker does not know whether it began, and blames nobody.
-    until(lambda: is_confirmed(offload), "the lease to be confirmed")
     pause.process.kill()
-
-
-def is_confirmed(offload) -> bool:
-    """Return whether the images that run have leases that are confirmed: those are whole milliseconds."""
-    leases = offload.redis.client().zrange(keys.key(PREFIX, "images", keys.LEASES), 0, -1, withscores=True)
-    return bool(leases) and all(until_ms % 1 == 0 for _, until_ms in leases)
 
 
 def letters(client, **query: object) -> list[dict]:
