@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
@@ -36,6 +36,8 @@ class TenantSchedules:
         """Take what it stands on; nothing is read yet."""
         self._client, self._tasks, self._publisher = client, tasks, publisher
         self._key = keys.schedules(tasks.prefix)
+        # By how much Redis's clock is ahead of this machine's: it is asked once for many schedules.
+        self._ahead = timedelta()
         self._lag = metrics.get_meter("offload").create_histogram(
             "offload.schedule.lag", unit="s", description="How late occurrences of schedules are published"
         )
@@ -50,6 +52,7 @@ class TenantSchedules:
         ends_at = time.monotonic() + LOOK_SECONDS
         is_full = True
         while is_full and time.monotonic() < ends_at:
+            self._ask_for_time()
             now = self._now()
             due: Any = self._client.zrangebyscore(self._key, 0, milliseconds(now), start=0, num=READ_AT_ONCE)
             is_full = len(due) == READ_AT_ONCE
@@ -106,6 +109,9 @@ class TenantSchedules:
         outcome: str = call.run(self._client).decode()
         return outcome
 
-    def _now(self) -> datetime:
+    def _ask_for_time(self) -> None:
         seconds, microseconds = self._client.time()
-        return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
+        self._ahead = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) - datetime.now(UTC)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
