@@ -114,16 +114,33 @@ class Dispatcher:
             is_nearly_full=self._admission.is_nearly_full,
             rate=self._admission.rate,
         )
-        answer, subject, queue = await self._accept(call)
-        if answer == "memory":
-            raise self._admission.nearly_full()
-        if answer == "full":
-            raise queue_full(subject, queue, is_delayed=is_delayed)
-        if answer == "rate":
-            raise self._admission.too_fast(caller, int(subject) / 1000)
+        answer, subject, *queue = await self.run(call)
+        answer, queue = answer.decode(), queue[0].decode() if queue else ""
+        self.refuse(caller, answer, subject, queue, is_delayed=is_delayed)
         if answer == "conflict":
             raise idempotency.conflict()
-        return Accepted(subject, replayed=answer == "replayed")
+        return Accepted(subject.decode(), replayed=answer == "replayed")
+
+    def refuse(self, caller: Caller, why: str, subject: Any, queue: str, *, is_delayed: bool) -> None:  # noqa: ANN401 -- as the script has it
+        """Raise what to say when a script has accepted nothing more, for a reason that passes; else do nothing.
+
+        `subject` is how many wait in the `queue`, or the milliseconds to wait.
+
+        Raises:
+            Problem: 429 ``queue.full`` or ``rate.limited``, 503 ``redis.memory``.
+
+        """
+        if why == "memory":
+            raise self._admission.nearly_full()
+        if why == "full":
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "queue.full",
+                f"{subject} tasks {'are delayed' if is_delayed else 'wait'} in the queue {queue} already",
+                retry_after=10,
+            )
+        if why == "rate":
+            raise self._admission.too_fast(caller, int(subject) / 1000)
 
     @contextmanager
     def publishing(
@@ -176,20 +193,11 @@ class Dispatcher:
             return None
         return round(((due or self._redis.now()).timestamp() + options.expires_in_seconds) * 1000)
 
-    async def _accept(self, call: Call) -> tuple[str, str, str]:
-        try:
-            answer, subject, *queue = await self.run(call)
-        except OutOfMemoryError:
-            return "memory", "", ""
-        text = subject.decode() if isinstance(subject, bytes) else str(subject)
-        return answer.decode(), text, queue[0].decode() if queue else ""
-
     async def run(self, call: Call) -> Any:  # noqa: ANN401 -- Redis answers what the script returns
         """Run a script that accepts tasks; once more when its answer was lost: it must know what it has accepted.
 
         Raises:
-            OutOfMemoryError: when Redis is full; the script has written nothing.
-            Problem: 503 ``accept.unknown``.
+            Problem: 503 ``accept.unknown``, or ``redis.memory`` when Redis is full: the script has written nothing.
 
         """
         try:
@@ -197,7 +205,7 @@ class Dispatcher:
         except OutOfMemoryError:
             # Filled up within the second since it was looked at.
             self._redis.memory_share = 1.0
-            raise
+            raise self._admission.nearly_full() from None
         except UNAVAILABLE:
             try:
                 return await self._pipeline.run(call)
@@ -219,16 +227,6 @@ def headers_of(options: TaskOptions) -> dict[str, Any]:
     if options.private:
         headers[PRIVATE] = list(options.private)
     return headers
-
-
-def queue_full(count: int | str, queue: str, *, is_delayed: bool) -> Problem:
-    """Return what to say when too many tasks are in a queue."""
-    return Problem(
-        HTTPStatus.TOO_MANY_REQUESTS,
-        "queue.full",
-        f"{count} tasks {'are delayed' if is_delayed else 'wait'} in the queue {queue} already",
-        retry_after=10,
-    )
 
 
 def new_task_id() -> str:

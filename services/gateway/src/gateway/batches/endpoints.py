@@ -39,10 +39,10 @@ async def post_batch(request: Request) -> Response:
     asked = await bodies.json_body(request, schemas.NEW_BATCH)
     fingerprint = idempotency.fingerprint("POST", request.url.path, asked) if key else ""
     batch_id, is_replayed = await service.create(deps, caller, asked, key, fingerprint)
-    is_long = isinstance(asked, schemas.LongBatch)
     items = None if isinstance(asked, schemas.LongBatch) else await service.add_all(deps, caller, batch_id, asked)
-    headers = {"Location": f"/v1/batches/{batch_id}"} | ({"Idempotent-Replayed": "true"} if is_replayed else {})
-    return JSONResponse({"id": batch_id, "sealed": not is_long, "items": items}, HTTPStatus.ACCEPTED, headers)
+    headers = idempotency.created_headers(f"/v1/batches/{batch_id}", is_replayed=is_replayed)
+    answer = {"id": batch_id, "sealed": items is not None, "items": items}
+    return JSONResponse(answer, HTTPStatus.ACCEPTED, headers)
 
 
 @router.get("/{batch_id}", response_model=schemas.Batch, responses=openapi.problems(401, 404))
@@ -93,16 +93,12 @@ async def post_items(request: Request, batch_id: str) -> Response:
 async def get_items(request: Request, batch_id: str, query: Annotated[schemas.ItemQuery, Query()]) -> Response:
     """List a batch's items by index, until a week after its end."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
-    paging.check(query)
     batch = await service.find(deps, caller, batch_id)
-    secret = deps.settings.link_secret.get_secret_value()
-    cursors = paging.Cursors(secret, (request.url.path, caller.name, query.filters()))
-    cursor = query.before or query.after
-    place = int(cursors.read(cursor)[0]) if cursor else None
-    states, is_newer = query.state.split(",") if query.state else (), query.before is not None
-    rows, beyond = await service.page(deps, batch, states, limit=query.limit, place=place, newer=is_newer)
+    cursors, place, is_newer = paging.place(request, query, caller.name)
+    states, index = query.state.split(",") if query.state else (), int(place[0]) if place else None
+    rows, beyond = await service.page(deps, batch, states, limit=query.limit, place=index, newer=is_newer)
     # The items on the other side of this page are those that its cursor came from.
-    behind = None if place is None else (rows[-1 if is_newer else 0]["index"] if rows else place)
+    behind = None if index is None else (rows[-1 if is_newer else 0]["index"] if rows else index)
     following, preceding = (behind, beyond) if is_newer else (beyond, behind)
     return paging.answer(
         request,

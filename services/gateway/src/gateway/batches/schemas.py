@@ -10,28 +10,24 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 from gateway.intake.fields import INTEGRAL
 from gateway.openapi import FieldError
 from gateway.paging import PageQuery
-from gateway.tasks.schemas import SingleTask, Workflow, kind_of_task
+from gateway.tasks.schemas import AnyTask
 from offload_core.records import STATES
 
 MAX_ITEMS = 1_000
 MAX_EXPECTED = 1_000_000
 REJECTED = "REJECTED"
 
-_Task = Annotated[
-    Annotated[SingleTask, Tag("<task>")] | Annotated[Workflow, Tag("<steps>")], Discriminator(kind_of_task)
-]
-
 
 class _NewBatch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    on_complete: _Task | None = Field(
+    on_complete: AnyTask | None = Field(
         default=None, description="Task that runs once when every task of the batch has ended, however it ended."
     )
-    on_success: _Task | None = Field(
+    on_success: AnyTask | None = Field(
         default=None, description="Task that runs once when all of them have succeeded, and no item was rejected."
     )
-    on_first_failure: _Task | None = Field(
+    on_first_failure: AnyTask | None = Field(
         default=None, description="Task that runs once when the first one has failed."
     )
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import OutOfMemoryError
-
 from gateway.batches import items
 from gateway.batches.schemas import REJECTED, LongBatch
-from gateway.dispatch import new_task_id, queue_full
+from gateway.dispatch import new_task_id
 from gateway.intake import idempotency
 from gateway.problems import Problem
 from gateway.tasks import workflows
@@ -86,10 +84,8 @@ async def create(
 
     """
     follow_ups = {name: _follow_up(deps, caller, name, one) for name in NAMES if (one := getattr(asked, name))}
-    batch_id, known = f"batch_{secrets.token_hex(10)}", None
-    if key is not None:
-        name = keys.idempotency(deps.settings.key_prefix, caller.name, key.text)
-        known = await idempotency.claim(deps.redis, name, key, fingerprint, batch_id)
+    batch_id = f"batch_{secrets.token_hex(10)}"
+    known = await idempotency.claim(deps.redis, deps.settings.key_prefix, caller.name, key, fingerprint, batch_id)
     new = NewBatch(
         known or batch_id,
         caller.name,
@@ -282,22 +278,15 @@ async def _add(
         settings.queue_limit, settings.delayed_limit, is_nearly_full=admission.is_nearly_full, rate=admission.rate
     )
     call = batches.add(deps.tasks, batch_id, caller.name, piece, limits, may_refuse=may_refuse)
-    try:
-        added = batches.Added.of(await deps.dispatcher.run(call))
-    except OutOfMemoryError:
-        raise admission.nearly_full() from None
+    added = batches.Added.of(await deps.dispatcher.run(call))
     deps.metrics.accepted.labels(items.KIND).inc(sum(one == "accepted" for one in added.outcomes))
     if added.why == "missing":
         raise _not_found()
     if added.why == "sealed":
         raise Problem(HTTPStatus.CONFLICT, "batch.sealed", "the batch has all the items that it gets")
-    if added.why == "memory":
-        raise admission.nearly_full()
-    if added.why == "full":
-        task = piece[len(added.outcomes)].task
-        raise queue_full(added.subject, added.queue, is_delayed=bool(task and task.envelopes[0].due_ms))
-    if added.why == "rate":
-        raise admission.too_fast(caller, added.subject / 1000)
+    first = piece[len(added.outcomes)].task if added.why else None
+    is_delayed = first is not None and bool(first.envelopes[0].due_ms)
+    deps.dispatcher.refuse(caller, added.why, added.subject, added.queue, is_delayed=is_delayed)
     return added
 
 

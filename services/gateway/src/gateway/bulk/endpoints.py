@@ -29,7 +29,7 @@ async def post_bulk(request: Request) -> Response:
     fingerprint = idempotency.fingerprint("POST", request.url.path, asked) if key else ""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     bulk, is_replayed = await service.begin(deps, caller, asked, key, fingerprint)
-    headers = {"Location": f"/v1/bulk/{bulk.id}"} | ({"Idempotent-Replayed": "true"} if is_replayed else {})
+    headers = idempotency.created_headers(f"/v1/bulk/{bulk.id}", is_replayed=is_replayed)
     return JSONResponse(service.view(bulk), HTTPStatus.ACCEPTED, headers)
 
 

@@ -42,16 +42,13 @@ async def begin(
     """
     client, prefix, now = deps.redis, deps.settings.key_prefix, round(time.time() * 1000)
     new = _bulk(caller, asked, now)
-    if key is not None:
-        known = await idempotency.claim(
-            client, keys.idempotency(prefix, caller.name, key.text), key, fingerprint, new.id
-        )
-        if known is not None:
-            earlier = await read(deps, known)
-            if earlier is not None:
-                return earlier, True
-            # It died between the claim and the operation.
-            new = dataclasses.replace(new, id=known)
+    known = await idempotency.claim(client, prefix, caller.name, key, fingerprint, new.id)
+    if known is not None:
+        earlier = await read(deps, known)
+        if earlier is not None:
+            return earlier, True
+        # It died between the claim and the operation.
+        new = dataclasses.replace(new, id=known)
     if not await new.begin(prefix).run_async(client):
         raise Problem(HTTPStatus.CONFLICT, "bulk.limit", f"{bulk.RUNNING_LIMIT} bulk operations are under way already")
     step = NewStep.of(RUN_BULK, RunBulk(bulk_id=new.id))

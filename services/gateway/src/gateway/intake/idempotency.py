@@ -11,6 +11,7 @@ from celery_leases.publish import load
 from celery_leases.scripts import Script
 from gateway.intake.fields import LATER_OPTIONS
 from gateway.problems import Problem
+from offload_core import keys
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -54,16 +55,20 @@ def key_of(headers: Headers) -> Key | None:
     return Key(key, _ttl_ms(headers.get("idempotency-ttl")))
 
 
-async def claim(client: redis.asyncio.Redis, name: str, key: Key, fingerprint: str, new_id: str) -> str | None:
-    """Claim a key, by its name in Redis, for something that is created under an id.
+async def claim(
+    client: redis.asyncio.Redis, prefix: str, owner: str, key: Key | None, fingerprint: str, new_id: str
+) -> str | None:
+    """Claim an owner's key for something that is created under an id.
 
-    Returns the id that an earlier request has claimed it for, or None.
+    Returns the id that an earlier request has claimed it for; None where there is none, or no key.
 
     Raises:
         Problem: 422 ``idempotency.conflict`` where that request was another one.
 
     """
-    ttl_ms = key.ttl_ms or DEFAULT_TTL_MS
+    if key is None:
+        return None
+    name, ttl_ms = keys.idempotency(prefix, owner, key.text), key.ttl_ms or DEFAULT_TTL_MS
     was_claimed, known, known_id = await _CLAIM.run_async(client, (), (name, fingerprint, new_id, ttl_ms))
     if not was_claimed:
         return None
@@ -71,6 +76,11 @@ async def claim(client: redis.asyncio.Redis, name: str, key: Key, fingerprint: s
         raise conflict()
     found: str = known_id.decode()
     return found
+
+
+def created_headers(url: str, *, is_replayed: bool) -> dict[str, str]:
+    """Return the headers of an answer about what was created, now or by an earlier request of the same key."""
+    return {"Location": url} | ({"Idempotent-Replayed": "true"} if is_replayed else {})
 
 
 def conflict() -> Problem:

@@ -39,17 +39,12 @@ async def post_task(request: Request) -> Response:
 async def get_tasks(request: Request, query: Annotated[schemas.TaskQuery, Query()]) -> Response:
     """List tasks, the newest first: the caller's own, for operators everybody's, as long as their records are kept."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
-    paging.check(query)
     if query.tenant is not None and not caller.is_operator:
         raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "tenant needs an API key with the scope operator")
     wanted = service.wanted(query, caller)
-    cursors = paging.Cursors(
-        deps.settings.link_secret.get_secret_value(), (request.url.path, wanted.owner, query.filters())
-    )
-    cursor = query.before or query.after
-    place = Place(*cursors.read(cursor)) if cursor else None
+    cursors, place, newer = paging.place(request, query, wanted.owner)
     found = await listing.page(
-        deps.redis, deps.tasks, wanted, limit=query.limit, place=place, newer=query.before is not None
+        deps.redis, deps.tasks, wanted, limit=query.limit, place=Place(*place) if place else None, newer=newer
     )
     return paging.answer(
         request,

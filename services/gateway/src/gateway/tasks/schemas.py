@@ -52,8 +52,7 @@ def _kind_of_step(value: object) -> str:
     return "<parallel>" if isinstance(value, dict) and "parallel" in value else "<step>"
 
 
-def kind_of_task(value: object) -> str:
-    """Return the tag of a task's model: that of one step, or of several."""
+def _kind_of_task(value: object) -> str:
     return "<steps>" if isinstance(value, dict) and "steps" in value else "<task>"
 
 
@@ -71,9 +70,10 @@ class Workflow(TaskRequest):
     steps: Annotated[tuple[WorkflowStep, ...], Field(min_length=1, max_length=MAX_STAGES)]
 
 
-TASK: TypeAdapter[SingleTask | Workflow] = TypeAdapter(
-    Annotated[Annotated[SingleTask, Tag("<task>")] | Annotated[Workflow, Tag("<steps>")], Discriminator(kind_of_task)]
-)
+AnyTask = Annotated[
+    Annotated[SingleTask, Tag("<task>")] | Annotated[Workflow, Tag("<steps>")], Discriminator(_kind_of_task)
+]
+TASK: TypeAdapter[SingleTask | Workflow] = TypeAdapter(AnyTask)
 
 
 class Accepted(BaseModel):

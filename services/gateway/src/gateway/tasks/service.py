@@ -64,10 +64,8 @@ async def accept_json(
 def answer(deps: Dependencies, accepted: Accepted, kind: str) -> JSONResponse:
     """Return the 202 of a task that was accepted, now or before."""
     url = views.status_url(accepted.task_id)
-    headers = {"Location": url}
-    if accepted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    else:
+    headers = idempotency.created_headers(url, is_replayed=accepted.replayed)
+    if not accepted.replayed:
         deps.metrics.accepted.labels(kind).inc()
     return JSONResponse({"task_id": accepted.task_id, "status_url": url}, HTTPStatus.ACCEPTED, headers)
 

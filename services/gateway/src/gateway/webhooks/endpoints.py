@@ -36,7 +36,7 @@ async def post_webhook(request: Request) -> Response:
     key = idempotency.key_of(request.headers)
     fingerprint = idempotency.fingerprint("POST", request.url.path, asked) if key else ""
     endpoint, is_replayed = await service.create(deps, caller, asked, key, fingerprint)
-    headers = {"Location": f"/v1/webhooks/{endpoint.id}"} | ({"Idempotent-Replayed": "true"} if is_replayed else {})
+    headers = idempotency.created_headers(f"/v1/webhooks/{endpoint.id}", is_replayed=is_replayed)
     return JSONResponse(views.webhook(endpoint, with_secret=True), HTTPStatus.CREATED, headers)
 
 

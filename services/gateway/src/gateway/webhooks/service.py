@@ -69,15 +69,13 @@ async def create(
         asked.rate_per_second,
         asked.retry_seconds,
     )
-    if key is not None:
-        name = keys.idempotency(prefix, caller.name, key.text)
-        known = await idempotency.claim(client, name, key, fingerprint, endpoint.id)
-        if known is not None:
-            earlier = await webhooks.read(client, prefix, known)
-            if earlier is not None:
-                return earlier, True
-            # It died between the claim and the endpoint.
-            endpoint = replace(endpoint, id=known)
+    known = await idempotency.claim(client, prefix, caller.name, key, fingerprint, endpoint.id)
+    if known is not None:
+        earlier = await webhooks.read(client, prefix, known)
+        if earlier is not None:
+            return earlier, True
+        # It died between the claim and the endpoint.
+        endpoint = replace(endpoint, id=known)
     if await client.zcard(keys.webhooks(prefix, caller.name)) >= MAX_ENDPOINTS:
         raise Problem(HTTPStatus.CONFLICT, "webhook.limit", f"there are {MAX_ENDPOINTS} endpoints already")
     await webhooks.write(client, prefix, endpoint)
