@@ -40,9 +40,7 @@ def measure(folder: Path) -> None:
                 starts_at=starts_at,
                 overlap="allow",
             )
-            one = Schedule(
-                "bench", f"s{number}", definition, 0, now, now, False, None, now, None, None, 0, 0, 0, None, ()
-            )  # fmt: skip
+            one = Schedule.new("bench", f"s{number}", definition, now)
             schedules.put(
                 STORE, one, if_match=None, must_be_new=True, due=one.next_due(now), limit=SCHEDULES + 1
             ).run(client)  # fmt: skip

@@ -75,7 +75,7 @@ def test_schedules_of_tenants_while_beats_and_redis_are_killed(stack, scale):
     redis, now = stack.redis.client(), round(time.time() * 1000)
     definition = Definition(Template("a.b.v1", "nobody", "", {}), every_seconds=1, overlap="allow", catch_up="all")
     for number in range(count):
-        one = Schedule("shop", f"s{number}", definition, 0, now, now, False, None, now, None, None, 0, 0, 0, None, ())
+        one = Schedule.new("shop", f"s{number}", definition, now)
         put(STORE, one, if_match=None, must_be_new=True, due=one.next_due(now), limit=100).run(redis)
     beats = [stack.service("beat"), stack.service("beat")]
     for number in range(kills):

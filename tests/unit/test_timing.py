@@ -82,10 +82,12 @@ def test_what_never_comes():
     assert next(over.after(at("2027-01-01T00:00")), None) is None
 
 
-SCHEDULE = Schedule(
-    "shop", "x", Definition(Template("a.b.v1", "q", "", {}), every_seconds=60, catch_up_seconds=600),
-    1, 0, 0, False, None, milliseconds(at("2027-01-01T00:00")), None, None, 0, 0, 0, None, (),
-)  # fmt: skip
+SCHEDULE = Schedule.new(
+    "shop",
+    "x",
+    Definition(Template("a.b.v1", "q", "", {}), every_seconds=60, catch_up_seconds=600),
+    milliseconds(at("2027-01-01T00:00")),
+)
 
 
 @pytest.mark.parametrize(

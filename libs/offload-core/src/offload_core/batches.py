@@ -47,7 +47,7 @@ class FollowUp:
         """Return it as the script that publishes it reads it."""
         return {
             "task_id": self.task.task_id, "count": len(self.task.steps), "fields": self.task.fields(),
-            "messages": [[one.queue, one.message_key, one.text] for one in self.task.envelopes],
+            "messages": self.task.messages,
             "delay_ms": self.delay_ms, "run_at": self.run_at, "expires_in_ms": self.expires_in_ms,
         }  # fmt: skip
 
@@ -158,11 +158,10 @@ class Item:
         head: list[Argument] = [self.index, self.fingerprint, self.problem]
         if self.task is None:
             return head
-        messages, fields = self.task.envelopes, self.task.fields()
+        messages, fields = self.task.messages, self.task.fields()
         return [
-            *head, messages[0].due_ms, len(self.task.steps), self.task.expires_at or 0,
-            len(messages), *(part for one in messages for part in (one.queue, one.message_key, one.text)),
-            len(fields), *fields,
+            *head, self.task.envelopes[0].due_ms, len(self.task.steps), self.task.expires_at or 0,
+            len(messages), *(part for one in messages for part in one), len(fields), *fields,
         ]  # fmt: skip
 
 

@@ -90,6 +90,11 @@ class NewTask:
         """The steps of all stages, as they are numbered."""
         return tuple(step for stage in self.stages for step in stage)
 
+    @property
+    def messages(self) -> list[tuple[str, str, str]]:
+        """The messages of the first stage as scripts take them: queue, message key, text."""
+        return [(one.queue, one.message_key, one.text) for one in self.envelopes]
+
     def fields(self) -> list[Argument]:
         """Return the record's fields as Redis takes them: name, value, name, value."""
         steps: list[dict[str, Any]] = []

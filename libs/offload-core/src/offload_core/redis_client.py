@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -123,3 +124,9 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (AuthenticationError, "auth_failed"),
     (NoPermissionError, "forbidden"),
 )
+
+
+def time_of(client: redis.Redis) -> datetime:
+    """Return the time by Redis's clock, which all services go by."""
+    seconds, microseconds = client.time()
+    return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)

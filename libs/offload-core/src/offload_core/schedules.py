@@ -112,6 +112,20 @@ class Schedule:
     buffer: tuple[int, ...]
 
     @classmethod
+    def new(
+        cls,
+        owner: str,
+        name: str,
+        definition: Definition,
+        now: int,
+        *,
+        is_paused: bool = False,
+        note: str | None = None,
+    ) -> Schedule:
+        """Return a schedule that is to be written now (ms); nothing of it has been run."""
+        return cls(owner, name, definition, 0, now, now, is_paused, note, now, None, None, 0, 0, 0, None, ())
+
+    @classmethod
     def of(cls, owner: str, name: str, found: Mapping[bytes, bytes]) -> Schedule | None:
         """Return the schedule of a hash in Redis; None where there is none."""
         text = {key.decode(): value.decode() for key, value in found.items()}
@@ -186,14 +200,16 @@ class Schedule:
         """Return the id of an occurrence's task: one UTC instant is one task."""
         return f"{self.key}@{datetime.fromtimestamp(occurrence / 1000, UTC):%Y%m%dT%H%M%SZ}"
 
-    def new_task(self, publisher: Publisher, task_id: str, now_ms: int) -> NewTask:
+    def new_task(
+        self, publisher: Publisher, task_id: str, now_ms: int, *, idempotency_ttl_ms: int | None = None
+    ) -> NewTask:
         """Return the task of an occurrence, in a trace of its own."""
         template = self.definition.task
         step = NewStep(template.name, template.queue, dict(template.arguments), template.version)
         with publisher.publishing(
             task_id, KIND, self.owner, [step], trace_of_its_own=True, headers=template.headers,
             tags=template.tags, metadata=template.metadata, callback_url=template.callback_url,
-            retain_ms=template.retain_ms, schedule=self.name,
+            retain_ms=template.retain_ms, schedule=self.name, idempotency_ttl_ms=idempotency_ttl_ms,
             expires_at=now_ms + template.expires_in_ms if template.expires_in_ms else None,
         ) as task:  # fmt: skip
             return task
@@ -234,14 +250,14 @@ def put(
     )  # fmt: skip
 
 
-def pause(store: TaskStore, owner: str, name: str, *, note: str | None, now: int) -> Call:
+def pause(store: TaskStore, owner: str, name: str, *, note: str | None) -> Call:
     """Pause a schedule. Answers 1, or 0 when there is none."""
-    return _PAUSE.of(prefix=store.prefix, owner=owner, name=name, paused=True, note=note, now=now, due=None)
+    return _PAUSE.of(prefix=store.prefix, owner=owner, name=name, paused=True, note=note)
 
 
 def resume(store: TaskStore, owner: str, name: str, *, now: int, due: int | None) -> Call:
     """Let a schedule go on: with what comes from now on. Answers 1, or 0 when there is none."""
-    return _PAUSE.of(prefix=store.prefix, owner=owner, name=name, paused=False, note=None, now=now, due=due)
+    return _PAUSE.of(prefix=store.prefix, owner=owner, name=name, paused=False, now=now, due=due)
 
 
 def buffer(store: TaskStore, owner: str, name: str, occurrences: Sequence[int]) -> Call:
@@ -255,11 +271,19 @@ def delete(store: TaskStore, owner: str, name: str) -> Call:
 
 
 def occur(
-    store: TaskStore, schedule: Schedule, task: NewTask | None, occurrence: int | None, *, look: Look, due: int | None
+    store: TaskStore,
+    schedule: Schedule,
+    task: NewTask | None,
+    occurrence: int | None,
+    *,
+    look: Look,
+    due: int | None,
+    is_buffered: bool = False,
 ) -> Call:
     """Publish an occurrence, or do with it what the schedule's `overlap` asks for; without one, note what was missed.
 
-    Answers ``published``, ``skipped``, ``buffered``, ``noted``, or ``changed``: it is not what it was, look again.
+    With `is_buffered` it is the first of those that wait, and goes on waiting while another one runs. Answers
+    ``published``, ``skipped``, ``buffered``, ``noted``, or ``changed``: it is not what it was, look again.
     """
     definition = schedule.definition
     return _OCCUR.of(
@@ -267,27 +291,16 @@ def occur(
         name=schedule.name, revision=schedule.revision, since=schedule.since, missed=look.missed,
         missed_until=look.since, occurrence=occurrence, due=due, overlap=definition.overlap,
         buffer_limit=1 if definition.overlap == "buffer_one" else BUFFER_LIMIT, max_runs=definition.max_runs,
-        task=_task(task), is_buffered=False,
-    )  # fmt: skip
-
-
-def publish_buffered(store: TaskStore, schedule: Schedule, task: NewTask, occurrence: int, *, due: int | None) -> Call:
-    """Publish the first occurrence that waits, unless another one still runs. Answers as `occur` does."""
-    return _OCCUR.of(
-        prefix=store.prefix, broker_prefix=store.broker_prefix, keep_ms=store.keep_ms, owner=schedule.owner,
-        name=schedule.name, revision=schedule.revision, since=schedule.since, missed=0, missed_until=schedule.since,
-        occurrence=occurrence, due=due, overlap=schedule.definition.overlap, buffer_limit=BUFFER_LIMIT,
-        max_runs=schedule.definition.max_runs, task=_task(task), is_buffered=True,
+        task=_task(task), is_buffered=is_buffered,
     )  # fmt: skip
 
 
 def _task(task: NewTask | None) -> dict[str, Any] | None:
     if task is None:
         return None
-    (message,) = task.envelopes
     return {
         "id": task.task_id, "count": len(task.steps), "fields": task.fields(), "expires_at": task.expires_at or 0,
-        "queue": message.queue, "message_key": message.message_key, "message": message.text,
+        "messages": task.messages,
     }  # fmt: skip
 
 

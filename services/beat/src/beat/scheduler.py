@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
@@ -17,11 +16,13 @@ from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
 from offload_core import batches, keys
 from offload_core.publisher import Publisher
-from offload_core.redis_client import cause, connect
+from offload_core.redis_client import cause, connect, time_of
 from offload_core.task_store import TaskScript, TaskStore
 from offload_worker import liveness
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from beat.schedules import Schedule
     from beat.settings import BeatSettings
     from offload_worker.celery_app import OffloadApp
@@ -65,7 +66,7 @@ class OccurrenceScheduler(Scheduler):
         """Publish what is due and sweep; returns the seconds until the next tick, which tries again if Redis fails."""
         started = time.monotonic()
         try:
-            now = self._now()
+            now = time_of(self._client)
             self._begin(now)
             for schedule in self._built_in:
                 self._publish_due(schedule, now)
@@ -108,10 +109,6 @@ class OccurrenceScheduler(Scheduler):
         ends_at = time.monotonic() + BATCHES_SECONDS
         while batches.attend(self._tasks, BATCH_PIECE).run(self._client) and time.monotonic() < ends_at:
             pass
-
-    def _now(self) -> datetime:
-        seconds, microseconds = self._client.time()
-        return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)
 
     def _publish_due(self, schedule: Schedule, now: datetime) -> None:
         occurrence = schedule.due(now)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics
 
 from offload_core import keys, schedules
+from offload_core.redis_client import time_of
 from offload_core.schedules import Look, Schedule, milliseconds
 
 if TYPE_CHECKING:
@@ -90,8 +91,14 @@ class TenantSchedules:
             schedule, found = dataclasses.replace(schedule, since=occurrence), Look(0, occurrence, ())
         if schedule.buffer:
             waiting = schedule.buffer[0]
-            call = schedules.publish_buffered(
-                self._tasks, schedule, self._task(schedule, waiting), waiting, due=schedule.next_due(schedule.since)
+            call = schedules.occur(
+                self._tasks,
+                schedule,
+                self._task(schedule, waiting),
+                waiting,
+                look=Look(0, schedule.since, ()),
+                due=schedule.next_due(schedule.since),
+                is_buffered=True,
             )
             self._run(call)
 
@@ -110,8 +117,7 @@ class TenantSchedules:
         return outcome
 
     def _ask_for_time(self) -> None:
-        seconds, microseconds = self._client.time()
-        self._ahead = datetime.fromtimestamp(seconds + microseconds / 1e6, UTC) - datetime.now(UTC)
+        self._ahead = time_of(self._client) - datetime.now(UTC)
 
     def _now(self) -> datetime:
         return datetime.now(UTC) + self._ahead

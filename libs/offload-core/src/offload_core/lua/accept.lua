@@ -54,7 +54,11 @@ local fields = {}
 for i = 18 + 3 * further, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-create_record(prefix, task_id, fields, ARGV[15])
+local messages = {{queue, ARGV[5], ARGV[6]}}
+for i = 18, 15 + 3 * further, 3 do
+  messages[#messages + 1] = {ARGV[i], ARGV[i + 1], ARGV[i + 2]}
+end
+put_task(prefix, broker, task_id, fields, ARGV[15], expires_at, messages, ARGV[7])
 if idempotency_key ~= '' then
   redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
   redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)
@@ -63,12 +67,5 @@ if idempotency_key ~= '' then
     local starts_in = math.max(tonumber(ARGV[7]) - now_ms(), 0)
     redis.call('PEXPIRE', idempotency_key, string.format('%.0f', starts_in + ttl_ms))
   end
-end
-if expires_at ~= '0' then
-  redis.call('ZADD', prefix .. 'expiring', expires_at, task_id)
-end
-leases_publish(broker, queue, ARGV[5], ARGV[6], ARGV[7], 0)
-for i = 18, 15 + 3 * further, 3 do
-  leases_publish(broker, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[7], 0)
 end
 return {'accepted', task_id}

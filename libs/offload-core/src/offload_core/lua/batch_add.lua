@@ -121,13 +121,8 @@ for i, item in ipairs(given) do
     redis.call('HSET', items, index, fingerprint)
     have = redis.call('HINCRBY', key, 'have', 1)
     local task_id = item_id(batch, index)
-    create_record(prefix, task_id, item.fields, item.steps)
-    if item.expires_at ~= '0' then
-      redis.call('ZADD', prefix .. 'expiring', item.expires_at, task_id)
-    end
-    for _, message in ipairs(item.messages) do
-      leases_publish(broker, message[1], message[2], message[3], is_held and HELD or item.due_ms, 0)
-    end
+    local due_ms = is_held and HELD or item.due_ms
+    put_task(prefix, broker, task_id, item.fields, item.steps, item.expires_at, item.messages, due_ms)
     outcomes[i] = 'accepted'
   end
   if not is_sealed and have == expected then

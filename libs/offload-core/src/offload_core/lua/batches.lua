@@ -5,13 +5,13 @@
 -- Fields of a batch: owner created_at expected start ('now' or 'sealed') follow_ups (JSON) have (items that are known)
 -- rejected SUCCESS FAILURE REVOKED (tasks in that state) sealed_at outcome ('incomplete' or 'cancelled', where it is not
 -- to be 'completed') completed_at action ('release' or 'cancel') place (the index at which that goes on) first_failure
--- (task id) is_whole (1: it comes in one request, or
--- not at all), and of each follow-up that was published its task id, by its name.
+-- (task id) is_whole (1: it comes in one request, or not at all), and of each follow-up that was published its task id, by
+-- its name.
 -- Its items are a hash of their own: index to the fingerprint, and behind it the state of a task that has ended, or ! and
 -- the problem of an item that was rejected.
 
 -- Of `states.lua`.
-local create_record, publish_webhooks, emit_to
+local create_record, put_task, publish_webhooks, emit_to
 
 local FINGERPRINT_LENGTH = 16 -- offload_core.batches.FINGERPRINT_LENGTH
 -- A batch can be looked at for so long after its end: a week.
@@ -81,18 +81,15 @@ local function publish_follow_up(prefix, batch, name, summary)
   if due > 0 then
     fields[#fields + 1], fields[#fields + 2] = 'due_at', string.format('%.0f', due)
   end
-  if one.expires_in_ms > 0 then
-    local expires_at = string.format('%.0f', math.max(due, now) + one.expires_in_ms)
-    fields[#fields + 1], fields[#fields + 2] = 'expires_at', expires_at
-    redis.call('ZADD', prefix .. 'expiring', expires_at, one.task_id)
+  local expires_at = one.expires_in_ms > 0 and math.max(due, now) + one.expires_in_ms or 0
+  if expires_at > 0 then
+    fields[#fields + 1], fields[#fields + 2] = 'expires_at', string.format('%.0f', expires_at)
   end
-  create_record(prefix, one.task_id, fields, one.count)
   for _, message in ipairs(one.messages) do
-    local queue, message_key, text = unpack(message)
-    text = text:gsub('"headers": {', function() return '"headers": {"batch": ' .. summary .. ', ' end, 1)
-    text = text:gsub('"published_at": [%d.]+', '"published_at": ' .. string.format('%.3f', now / 1000), 1)
-    leases_publish(prefix .. 'queue:', queue, message_key, text, due, 0)
+    local text = message[3]:gsub('"headers": {', function() return '"headers": {"batch": ' .. summary .. ', ' end, 1)
+    message[3] = text:gsub('"published_at": [%d.]+', '"published_at": ' .. string.format('%.3f', now / 1000), 1)
   end
+  put_task(prefix, prefix .. 'queue:', one.task_id, fields, one.count, expires_at, one.messages, due)
   redis.call('HSET', key, name, one.task_id)
 end
 
@@ -100,8 +97,11 @@ end
 local function complete_batch(prefix, batch)
   local key = batch_key(prefix, batch)
   local found = redis.call('HMGET', key, 'sealed_at', 'completed_at', 'owner', 'outcome')
+  if not found[1] or found[2] then
+    return
+  end
   local counts = batch_counts(prefix, batch)
-  if not found[1] or found[2] or counts.open > 0 then
+  if counts.open > 0 then
     return
   end
   local state = found[4] or 'completed'
@@ -113,8 +113,7 @@ local function complete_batch(prefix, batch)
     publish_follow_up(prefix, batch, 'on_success', text)
   end
   local event = 'batch.completed'
-  local entry = redis.call('XADD', batch_events_key(prefix, batch), 'MAXLEN', '~', BATCH_EVENTS, '*', 'type', event,
-    'data', text)
+  local entry = append_event(batch_events_key(prefix, batch), BATCH_EVENTS, event, text)
   emit_to(prefix, found[3], '', event, text)
   publish_webhooks(prefix, {source = batch, owner = found[3], entry = entry, type = event, data = text})
   for _, one in ipairs({key, items_key(prefix, batch), batch_events_key(prefix, batch)}) do
@@ -132,7 +131,7 @@ local function tell_batch(prefix, batch, task_id, state, event, text)
     return
   end
   redis.call('HSET', items, index, string.sub(item, 1, FINGERPRINT_LENGTH) .. (COUNTED[state] and state or ''))
-  redis.call('XADD', batch_events_key(prefix, batch), 'MAXLEN', '~', BATCH_EVENTS, '*', 'type', event, 'data', text)
+  append_event(batch_events_key(prefix, batch), BATCH_EVENTS, event, text)
   if event == 'task.failed' and redis.call('HSETNX', key, 'first_failure', task_id) == 1 then
     publish_follow_up(prefix, batch, 'on_first_failure', cjson.encode({
       batch_id = batch, state = 'running', counts = batch_counts(prefix, batch), failed_task_id = task_id}))

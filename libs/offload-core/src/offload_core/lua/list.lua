@@ -2,8 +2,8 @@
 -- Finds tasks in the order of their creation, those of one owner or all ('').
 -- ARGV: the request as JSON: prefix, owner, states (a list), direction ('older' or 'newer' than the place `from`), from
 --       (created_at in ms and task id, or null: the newest), after and before (ms; created between the two, 0: any),
---       task, queue, error_code, trace_id, batch, schedule ('': any), tags (lists, of each of which a task has at least one), fields (of
---       the record), limit, examine (at most so many).
+--       task, queue, error_code, trace_id, batch, schedule ('': any), tags (lists, of each of which a task has at least
+--       one), fields (of the record), limit, examine (at most so many).
 -- Returns the number of tasks that were examined, 1 when none is left, the place of the last one that was examined
 -- (created_at, task id), and of each task that was found its id and its fields.
 local request = cjson.decode(ARGV[1])
@@ -102,7 +102,10 @@ local function has_tags(text)
   return true
 end
 
-local has_filter = request.task .. request.queue .. request.error_code .. request.trace_id .. request.batch .. request.schedule ~= '' or #request.tags > 0
+local has_filter = #request.tags > 0
+for _, name in ipairs({'task', 'queue', 'error_code', 'trace_id', 'batch', 'schedule'}) do
+  has_filter = has_filter or request[name] ~= ''
+end
 
 local function is_wanted(key)
   if not has_filter then

@@ -46,9 +46,8 @@ local function publish_outbox(prefix, broker, task_id, steps, n, state, reason, 
       if record[2] then
         fields[#fields + 1], fields[#fields + 2] = 'trace_id', record[2]
       end
-      create_record(prefix, id, fields, 1)
       local message = envelope(id, first, 0, {cjson.encode(arguments)}, traceparent, {}, 'null')
-      leases_publish(broker, one.queue, id .. ':0:0', message, 0, 0)
+      put_task(prefix, broker, id, fields, 1, 0, {{one.queue, id .. ':0:0', message}}, 0)
     end
   end
 end

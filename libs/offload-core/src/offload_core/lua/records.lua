@@ -45,6 +45,11 @@ local function step_of(prefix, celery_id)
   return task_id or celery_id, tonumber(n or 1)
 end
 
+-- Appends an event to a stream that keeps as many, roughly; returns its id there.
+local function append_event(key, limit, event, text)
+  return redis.call('XADD', key, 'MAXLEN', '~', limit, '*', 'type', event, 'data', text)
+end
+
 -- The keys that live as long as a task's record.
 local function record_keys(prefix, task_id)
   local found = {record_key(prefix, task_id), prefix .. 'events:' .. task_id}

@@ -3,7 +3,7 @@
 -- ARGV: the request as JSON: prefix, broker_prefix, keep_ms, owner, name, revision, since (what the schedule was when it
 --       was looked at), missed (occurrences before this one that are not run), missed_until (the last of them),
 --       occurrence (ms, or null: only those were found), due (ms: when it is looked at next, or null), overlap,
---       buffer_limit, max_runs (or null), task (or null: id, count, fields, expires_at, queue, message_key, message),
+--       buffer_limit, max_runs (or null), task (or null: id, count, fields, expires_at, messages),
 --       is_buffered (it is the first that waits).
 -- Returns 'published', 'skipped', 'buffered', 'noted' or 'changed'. Events: task.accepted, those of a task that is
 -- cancelled, schedule.missed.
@@ -74,11 +74,7 @@ if outcome == 'published' then
   end
   -- The same occurrence may have been published by a backfill.
   if redis.call('EXISTS', record_key(prefix, task.id)) == 0 then
-    create_record(prefix, task.id, task.fields, task.count)
-    if task.expires_at > 0 then
-      redis.call('ZADD', prefix .. 'expiring', string.format('%.0f', task.expires_at), task.id)
-    end
-    leases_publish(request.broker_prefix, task.queue, task.message_key, task.message, 0, 0)
+    put_task(prefix, request.broker_prefix, task.id, task.fields, task.count, task.expires_at, task.messages, 0)
   end
   redis.call('HSET', key, 'last_task_id', task.id, 'last_at', string.format('%.0f', request.occurrence))
   local runs = redis.call('HINCRBY', key, 'runs', 1)

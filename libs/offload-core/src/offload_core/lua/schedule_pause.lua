@@ -1,6 +1,7 @@
 --- @include offload_core/lua/states.lua
 -- Pauses a schedule, or lets it go on with what comes from now on.
--- ARGV: the request as JSON: prefix, owner, name, paused, note (or null), now, due (or null).
+-- ARGV: the request as JSON: prefix, owner, name, paused; to pause, note (or null); to go on, now and due
+--       (or null).
 -- Returns 1, or 0 when there is none.
 local request = cjson.decode(ARGV[1])
 local prefix, owner, name = request.prefix, request.owner, request.name

@@ -55,9 +55,8 @@ local function publish_webhook(prefix, event, endpoint, url, retry, trace_id)
   if trace_id then
     fields[#fields + 1], fields[#fields + 2] = 'trace_id', trace_id
   end
-  create_record(prefix, id, fields, 1)
   local text = envelope(id, step, 0, {cjson.encode(message)}, event_trace, {retry = retry}, 'null')
-  leases_publish(prefix .. 'queue:', step.queue, id .. ':0:0', text, 0, 0)
+  put_task(prefix, prefix .. 'queue:', id, fields, 1, 0, {{step.queue, id .. ':0:0', text}}, 0)
 end
 
 -- Publishes an event to all that its owner's webhooks, and its task's callback, ask for.
@@ -83,7 +82,7 @@ function emit_to(prefix, owner, kind, event, text)
   for _, one in ipairs({'', owner}) do
     -- There are as many deliveries as events: in the stream of all they would be most of it.
     if one ~= '' or kind ~= WEBHOOK then
-      id = redis.call('XADD', prefix .. 'events-of:' .. one, 'MAXLEN', '~', OWNER_EVENTS, '*', 'type', event, 'data', text)
+      id = append_event(prefix .. 'events-of:' .. one, OWNER_EVENTS, event, text)
     end
   end
   return id
@@ -96,8 +95,7 @@ local function emit(prefix, task_id, event, data, result)
     'trace_id', 'batch', 'schedule')
   data.task_id, data.kind, data.state = task_id, found[2] or '', found[3]
   local text = cjson.encode(data)
-  local id = redis.call('XADD', prefix .. 'events:' .. task_id, 'MAXLEN', '~', TASK_EVENTS, '*', 'type', event, 'data',
-    text)
+  local id = append_event(prefix .. 'events:' .. task_id, TASK_EVENTS, event, text)
   emit_to(prefix, found[1], data.kind, event, text)
   publish_webhooks(prefix, {source = task_id, owner = found[1], entry = id, type = event, data = text, result = result},
     found[4], found[5], found[6] or nil)
@@ -150,6 +148,18 @@ function create_record(prefix, task_id, fields, count)
     unpack(fields))
   set_state(prefix, task_id, 'PENDING')
   emit(prefix, task_id, 'task.accepted', {})
+end
+
+-- Puts a new task into Redis: its record with `count` steps and these fields (names and values), and its first messages,
+-- each a queue, a message key and a text. `expires_at` (ms, 0: never) is until when it must be started.
+function put_task(prefix, broker, task_id, fields, count, expires_at, messages, due_ms)
+  create_record(prefix, task_id, fields, count)
+  if tonumber(expires_at) > 0 then
+    redis.call('ZADD', prefix .. 'expiring', string.format('%.0f', expires_at), task_id)
+  end
+  for _, message in ipairs(messages) do
+    leases_publish(broker, message[1], message[2], message[3], due_ms, 0)
+  end
 end
 
 -- What the list of the tasks that leave the lists holds of one: where it is now.

@@ -29,7 +29,7 @@ end
 redis.call('HSET', occurrences, schedule, string.format('%.0f', occurrence), schedule .. ':before',
   string.format('%.0f', last))
 if redis.call('EXISTS', record_key(prefix, request.task_id)) == 0 then
-  create_record(prefix, request.task_id, request.fields, 1)
-  leases_publish(request.broker_prefix, request.queue, request.message_key, request.message, 0, 0)
+  local messages = {{request.queue, request.message_key, request.message}}
+  put_task(prefix, request.broker_prefix, request.task_id, request.fields, 1, 0, messages, 0)
 end
 return outcome

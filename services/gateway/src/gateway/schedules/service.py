@@ -85,7 +85,7 @@ async def put(
         pause_on_failure=asked.pause_on_failure,
     )
     check(definition.timing, at)
-    new = Schedule(owned_by, name, definition, 0, at, at, asked.paused, asked.note, at, None, None, 0, 0, 0, None, ())
+    new = Schedule.new(owned_by, name, definition, at, is_paused=asked.paused, note=asked.note)
     call = schedules.put(
         deps.tasks, new, if_match=if_match, must_be_new=must_be_new, due=new.next_due(at), limit=MAX_SCHEDULES
     )
@@ -151,7 +151,7 @@ async def newest(
 
 async def pause(deps: Dependencies, schedule: Schedule, note: str | None) -> Schedule:
     """Pause a schedule."""
-    call = schedules.pause(deps.tasks, schedule.owner, schedule.name, note=note, now=now(deps))
+    call = schedules.pause(deps.tasks, schedule.owner, schedule.name, note=note)
     await call.run_async(deps.redis)
     return await find(deps, schedule.owner, schedule.name)
 
@@ -180,7 +180,8 @@ async def trigger(
     """
     at = datetime.fromtimestamp(now(deps) / 1000, UTC)
     task_id = f"{schedule.key}@{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    task = schedule.new_task(_PUBLISHER, task_id, milliseconds(at))
+    ttl_ms = key.ttl_ms if key else None
+    task = schedule.new_task(_PUBLISHER, task_id, milliseconds(at), idempotency_ttl_ms=ttl_ms)
     return await deps.dispatcher.put(caller, task, idempotency_key=key, fingerprint=fingerprint)
 
 
