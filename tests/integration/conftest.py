@@ -17,6 +17,7 @@ from devstack import processes
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.waiting import until
+from gateway import auth
 from offload_core import keys, records
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ FAST = {
     "OFFLOAD_MAIL_RETRY_SECONDS": "0.3 0.6 1.2",
 }
 JPEG = {"Content-Type": "image/jpeg"}
+# The keys of two tenants and of an operator, and the settings of a gateway that knows them.
+KEYS = {name: auth.new_key(name, scopes) for name, scopes in {
+    "shop": ["tasks"], "other": ["tasks"], "root": ["operator", "tasks"],
+}.items()}  # fmt: skip
+WITH_KEYS = {
+    "OFFLOAD_DEVELOPMENT_MODE": "false",
+    "OFFLOAD_API_KEYS": " ".join(line for _, line in KEYS.values()),
+}
 
 
 class Offload(Stack):
@@ -42,6 +51,10 @@ class Offload(Stack):
         """Prepare. A process that decodes images costs half a second of CPU to start."""
         super().__init__(folder, settings)
         self.module_settings["image_worker"] = {"OFFLOAD_CONCURRENCY": str(image_slots)}
+
+    def client_of(self, name: str) -> httpx.Client:
+        """Return a client that sends one of `KEYS`."""
+        return self.client(headers={"Authorization": f"Bearer {KEYS[name][0]}"})
 
     def paused(self, module: str, point: str, settings: dict[str, str] | None = None) -> Pause:
         """Start a worker that stands still at a point."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -10,47 +11,43 @@ from typing import TYPE_CHECKING
 import pytest
 
 from devstack.waiting import until
-from gateway import auth
 from gateway.batches.service import PIECE
 from offload_core import keys
 from offload_core.batches import OPEN_MS
 
-from .conftest import FAST, PREFIX, Offload
+from .conftest import FAST, PREFIX, WITH_KEYS, Offload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import httpx
 
 HERE = Path(__file__).parent
 NDJSON = {"Content-Type": "application/x-ndjson"}
-KEYS = {name: auth.new_key(name, scopes) for name, scopes in {
-    "shop": ["tasks"], "other": ["tasks"], "root": ["operator", "tasks"],
-}.items()}  # fmt: skip
-SETTINGS = FAST | {
-    "OFFLOAD_DEVELOPMENT_MODE": "false",
-    "OFFLOAD_API_KEYS": " ".join(line for _, line in KEYS.values()),
-}
 
 
-@pytest.fixture(scope="module")
-def offload(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("batches")
-    with Offload(folder, SETTINGS) as stack:
+@contextlib.contextmanager
+def running(folder: Path, limits: dict[str, str] | None = None) -> Iterator[Offload]:
+    """Offload with beat and a worker of `batch_worker`, whose task types its gateway knows."""
+    with Offload(folder, FAST | WITH_KEYS) as stack:
         stack.environment["BATCH_FOLDER"] = str(folder)
-        stack.gateway()
+        stack.gateway(limits)
         stack.service("beat")
-        stack.own_worker("batch_worker:worker", HERE, {"OFFLOAD_CONCURRENCY": "4"})
-        client = client_of(stack, "shop")
+        stack.worker_of_batches = stack.own_worker("batch_worker:worker", HERE, {"OFFLOAD_CONCURRENCY": "4"})
+        client = stack.client_of("shop")
         until(lambda: len(client.get("/v1/task-types").json()["task_types"]) > 1, "the task types", seconds=20)
         yield stack
 
 
-def client_of(offload, name: str) -> httpx.Client:
-    return offload.client(headers={"Authorization": f"Bearer {KEYS[name][0]}"})
+@pytest.fixture(scope="module")
+def offload(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("batches")) as stack:
+        yield stack
 
 
 @pytest.fixture
 def shop(offload):
-    return client_of(offload, "shop")
+    return offload.client_of("shop")
 
 
 def item(number: int, **more) -> dict:
@@ -232,7 +229,7 @@ def test_a_cut_body_is_sent_again_and_makes_each_task_once(offload, shop):
             raise OSError("cut")
 
         with pytest.raises(OSError, match="cut"):
-            client_of(offload, "shop").post(f"{url}/items", content=cut_off(), headers=NDJSON)
+            offload.client_of("shop").post(f"{url}/items", content=cut_off(), headers=NDJSON)
     whole = add(shop, url, content)
     assert (whole["accepted"], whole["deduplicated"]) == (total - taken, taken)
     assert ended(shop, url)["counts"] == counts(succeeded=total)
@@ -312,7 +309,7 @@ def test_times_of_what_follows_count_from_the_end(offload, shop):
 
 
 def test_a_batch_belongs_to_its_key(offload, shop):
-    url, other, root = post(shop, 2), client_of(offload, "other"), client_of(offload, "root")
+    url, other, root = post(shop, 2), offload.client_of("other"), offload.client_of("root")
     for path in (url, f"{url}/items", f"{url}/events"):
         assert other.get(path).json()["code"] == "batch.not_found"
     assert other.delete(url).json()["code"] == "batch.not_found"
@@ -345,7 +342,7 @@ def test_its_events_are_the_ends_of_its_tasks_and_its_own(offload, shop):
     seen: list[tuple[str, dict]] = []
 
     def follow() -> None:
-        with client_of(offload, "shop").stream("GET", f"{url}/events", timeout=60) as response:
+        with offload.client_of("shop").stream("GET", f"{url}/events", timeout=60) as response:
             kind = ""
             for line in response.iter_lines():
                 name, _, value = line.partition(": ")
@@ -373,7 +370,7 @@ def test_a_dead_letter_that_is_redriven_moves_the_counts_and_nothing_follows_twi
     add(shop, url, lines([0], blocked=str(file)))
     found = ended(shop, url)
     assert found["counts"] == counts(failed=1)
-    root = client_of(offload, "root")
+    root = offload.client_of("root")
     [letter] = until(
         lambda: [one for one in root.get("/v1/dead-letters").json()["dead_letters"] if found["id"] in one["task_id"]],
         "the dead letter",
@@ -391,18 +388,14 @@ def test_a_dead_letter_that_is_redriven_moves_the_counts_and_nothing_follows_twi
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory):
     """A gateway with narrow limits and no worker: what is accepted waits."""
-    limits = {"OFFLOAD_QUEUE_LIMIT": "30", "OFFLOAD_RATE_LIMIT_PER_SECOND": "20", "OFFLOAD_RATE_LIMIT_BURST": "50"}
-    with Offload(tmp_path_factory.mktemp("idle"), SETTINGS) as stack:
-        worker = stack.own_worker("batch_worker:worker", HERE)
-        stack.gateway(settings=limits)
-        client = client_of(stack, "shop")
-        until(lambda: len(client.get("/v1/task-types").json()["task_types"]) > 1, "the task types", seconds=20)
-        assert worker.stop() == 0
+    limits = {"OFFLOAD_QUEUE_LIMIT": "30", "OFFLOAD_RATE_LIMIT_PER_SECOND": "20", "OFFLOAD_RATE_LIMIT_BURST": "100"}
+    with running(tmp_path_factory.mktemp("idle"), limits) as stack:
+        assert stack.worker_of_batches.stop() == 0
         yield stack
 
 
 def test_a_full_queue_and_a_rate_refuse_for_now_and_what_was_taken_stays(idle, shop):
-    client = client_of(idle, "shop")
+    client = idle.client_of("shop")
     url = post(client, 60)
     full = client.post(f"{url}/items", content=lines(range(60)), headers=NDJSON)
     assert (full.status_code, full.json()["code"], "Retry-After" in full.headers) == (429, "queue.full", True)

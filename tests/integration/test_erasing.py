@@ -7,23 +7,15 @@ import json
 import pytest
 
 from devstack.waiting import until
-from gateway import auth
 
-from .conftest import FAST, JPEG, Offload, photo
+from .conftest import FAST, JPEG, WITH_KEYS, Offload, photo
 
-KEYS = {name: auth.new_key(name, scopes) for name, scopes in {
-    "shop": ["tasks"], "other": ["tasks"], "root": ["operator", "tasks"],
-}.items()}  # fmt: skip
 PERSON = "zoe.quill.4711"
 
 
 @pytest.fixture(scope="module")
 def offload(tmp_path_factory):
-    settings = FAST | {
-        "OFFLOAD_DEVELOPMENT_MODE": "false",
-        "OFFLOAD_API_KEYS": " ".join(line for _, line in KEYS.values()),
-        "OFFLOAD_MAIL_RETRY_SECONDS": "0.2",
-    }
+    settings = FAST | WITH_KEYS | {"OFFLOAD_MAIL_RETRY_SECONDS": "0.2"}
     with Offload(tmp_path_factory.mktemp("erasing"), settings) as stack:
         stack.gateway()
         stack.worker("image_worker")
@@ -31,13 +23,9 @@ def offload(tmp_path_factory):
         yield stack
 
 
-def client_of(offload, name: str):
-    return offload.client(headers={"Authorization": f"Bearer {KEYS[name][0]}"})
-
-
 @pytest.fixture
 def shop(offload):
-    return client_of(offload, "shop")
+    return offload.client_of("shop")
 
 
 def everything(offload) -> str:
@@ -89,7 +77,7 @@ def test_its_dead_letter_goes_with_it(offload, shop):
         assert offload.wait(shop, task_id)["state"] == "FAILURE"
     finally:
         offload.smtp.start()
-    root = client_of(offload, "root")
+    root = offload.client_of("root")
     until(lambda: root.get("/v1/dead-letters").json()["dead_letters"], "the dead letter")
     erased = shop.delete(f"/v1/tasks/{task_id}/data").json()
     assert (erased["state"], erased["error"]["code"]) == ("FAILURE", "mail.unreachable")
@@ -110,8 +98,8 @@ def test_a_task_that_has_not_ended_is_not_erased(shop):
 def test_nobody_erases_what_is_another_tenants(offload, shop):
     task_id = shop.post("/v1/reports", json={"rows": 1}).json()["task_id"]
     offload.wait(shop, task_id)
-    for client, path in ((client_of(offload, "other"), task_id), (shop, "no-such-task")):
+    for client, path in ((offload.client_of("other"), task_id), (shop, "no-such-task")):
         refused = client.delete(f"/v1/tasks/{path}/data")
         assert (refused.status_code, refused.json()["code"]) == (404, "task.not_found")
     assert offload.outputs(task_id)
-    assert client_of(offload, "root").delete(f"/v1/tasks/{task_id}/data").status_code == 200
+    assert offload.client_of("root").delete(f"/v1/tasks/{task_id}/data").status_code == 200

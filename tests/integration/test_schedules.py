@@ -5,49 +5,25 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
 from devstack.waiting import until
-from gateway import auth
 from offload_core import keys
 
-from .conftest import FAST, PREFIX, Offload
-from .test_batches import HERE
-
-if TYPE_CHECKING:
-    import httpx
-
-KEYS = {name: auth.new_key(name, scopes) for name, scopes in {
-    "shop": ["tasks"], "other": ["tasks"], "root": ["operator", "tasks"],
-}.items()}  # fmt: skip
-SETTINGS = FAST | {
-    "OFFLOAD_DEVELOPMENT_MODE": "false",
-    "OFFLOAD_API_KEYS": " ".join(line for _, line in KEYS.values()),
-}
+from .conftest import PREFIX
+from .test_batches import running
 
 
 @pytest.fixture(scope="module")
 def offload(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("schedules")
-    with Offload(folder, SETTINGS) as stack:
-        stack.environment["BATCH_FOLDER"] = str(folder)
-        stack.gateway()
-        stack.service("beat")
-        stack.own_worker("batch_worker:worker", HERE, {"OFFLOAD_CONCURRENCY": "4"})
-        client = client_of(stack, "shop")
-        until(lambda: len(client.get("/v1/task-types").json()["task_types"]) > 1, "the task types", seconds=20)
+    with running(tmp_path_factory.mktemp("schedules")) as stack:
         yield stack
-
-
-def client_of(offload, name: str) -> httpx.Client:
-    return offload.client(headers={"Authorization": f"Bearer {KEYS[name][0]}"})
 
 
 @pytest.fixture
 def shop(offload):
-    client = client_of(offload, "shop")
+    client = offload.client_of("shop")
     yield client
     for one in client.get("/v1/schedules", params={"limit": 100}).json()["data"]:
         client.delete(f"/v1/schedules/{one['name']}")
@@ -254,7 +230,7 @@ def test_a_failure_pauses_it_where_that_is_asked_for(shop):
 
 
 def test_it_belongs_to_its_key(offload, shop):
-    other, root = client_of(offload, "other"), client_of(offload, "root")
+    other, root = offload.client_of("other"), offload.client_of("root")
     put(shop, "mine", cron="@daily")
     assert other.get("/v1/schedules/mine").json()["code"] == "schedule.not_found"
     assert other.get("/v1/schedules/mine", params={"tenant": "shop"}).json()["code"] == "auth.scope"

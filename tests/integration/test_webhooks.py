@@ -16,28 +16,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from devstack.http_receiver import Answer, HttpReceiver
 from devstack.waiting import until
-from gateway import auth
 from offload_core import keys, signing
 from offload_core.messages import NewStep
 from offload_core.publisher import Publisher
 from offload_core.task_store import TaskStore
 
-from .conftest import FAST, PREFIX, Offload
+from .conftest import FAST, PREFIX, WITH_KEYS, Offload
 
 if TYPE_CHECKING:
     import httpx
 
-KEYS = {name: auth.new_key(name, scopes) for name, scopes in {
-    "shop": ["tasks"], "other": ["tasks"], "root": ["operator", "tasks"],
-}.items()}  # fmt: skip
-SETTINGS = FAST | {
-    "OFFLOAD_EGRESS_ALLOW": "127.0.0.0/8",
-    "OFFLOAD_WEBHOOK_RETRY_SECONDS": "0.3 0.3 0.3",
-    "OFFLOAD_WEBHOOK_TIMEOUT_SECONDS": "1",
-    "OFFLOAD_WEBHOOK_DISABLE_AFTER_SECONDS": "3",
-    "OFFLOAD_DEVELOPMENT_MODE": "false",
-    "OFFLOAD_API_KEYS": " ".join(line for _, line in KEYS.values()),
-}
+SETTINGS = (
+    FAST
+    | WITH_KEYS
+    | {
+        "OFFLOAD_EGRESS_ALLOW": "127.0.0.0/8",
+        "OFFLOAD_WEBHOOK_RETRY_SECONDS": "0.3 0.3 0.3",
+        "OFFLOAD_WEBHOOK_TIMEOUT_SECONDS": "1",
+        "OFFLOAD_WEBHOOK_DISABLE_AFTER_SECONDS": "3",
+    }
+)
 STORE = TaskStore(PREFIX, f"{PREFIX}queue:", keep_ms=600_000)
 
 
@@ -49,13 +47,9 @@ def offload(tmp_path_factory):
         yield stack
 
 
-def client_of(offload, name: str) -> httpx.Client:
-    return offload.client(headers={"Authorization": f"Bearer {KEYS[name][0]}"})
-
-
 @pytest.fixture
 def shop(offload):
-    client = client_of(offload, "shop")
+    client = offload.client_of("shop")
     yield client
     for one in client.get("/v1/webhooks", params={"limit": 100}).json()["data"]:
         assert client.delete(f"/v1/webhooks/{one['id']}").status_code == 204
@@ -98,7 +92,7 @@ def test_an_endpoint_is_told_of_what_it_asks_for(offload, shop, receiver):
     endpoint(shop, f"{receiver.url}/all")
     endpoint(shop, f"{receiver.url}/ends", events=["task.succeeded", "task.failed"])
     endpoint(shop, f"{receiver.url}/tagged", tags=["red", "blue"])
-    endpoint(client_of(offload, "other"), f"{receiver.url}/others")
+    endpoint(offload.client_of("other"), f"{receiver.url}/others")
     task(offload, "told-1", tags=("green", "red"))
     task(offload, "told-2")
     end(offload, "told-1")
@@ -202,7 +196,7 @@ def test_what_was_given_up_is_recovered(offload, shop, receiver):
     made = endpoint(shop, f"{receiver.url}/down", events=["task.accepted"])
     for number in range(3):
         task(offload, f"down-{number}")
-    root, mine = client_of(offload, "root"), {"tag": made["id"], "state": "FAILURE"}
+    root, mine = offload.client_of("root"), {"tag": made["id"], "state": "FAILURE"}
     until(lambda: len(root.get("/v1/tasks", params=mine).json()["data"]) == 3, "three failures", seconds=40)
     receiver.answer = lambda _: Answer()
     path = f"/v1/webhooks/{made['id']}/recover"
@@ -232,7 +226,7 @@ def test_an_event_is_sent_again_on_request_and_a_test_at_any_time(offload, shop,
     until(lambda: len(receiver.of("/again")) == 2, "the event again")
     assert receiver.of("/again")[0].body == receiver.of("/again")[1].body
     assert {one.headers["webhook-id"] for one in receiver.of("/again")} == {event}
-    other = client_of(offload, "other")
+    other = offload.client_of("other")
     mine = endpoint(other, f"{receiver.url}/mine")
     for wrong, client in ((event[:-1], shop), ("evt_1_0_nobody", shop), ("evt_1_99999999999999999999_x", shop)):
         response = client.post(f"{path}/resend", json={"event": wrong})
@@ -286,7 +280,7 @@ def test_an_endpoint_that_only_fails_is_disabled_and_its_queued_attempts_end(off
         "the endpoint to be disabled",
         seconds=40,
     )
-    root = client_of(offload, "root")
+    root = offload.client_of("root")
 
     def ended() -> bool:
         found = root.get("/v1/tasks", params={"tag": made["id"], "state": "FAILURE"}).json()["data"]
@@ -340,7 +334,7 @@ def test_one_that_hangs_takes_no_slots_of_others(tmp_path, receiver):
     with Offload(tmp_path, SETTINGS | settings) as stack:
         stack.gateway()
         stack.worker("http_worker", {"OFFLOAD_CONCURRENCY": "10"})
-        shop = client_of(stack, "shop")
+        shop = stack.client_of("shop")
         endpoint(shop, f"{receiver.url}/hangs", events=["task.accepted"])
         for number in range(30):
             task(stack, f"hanging-{number}")
@@ -355,7 +349,7 @@ def test_one_that_hangs_takes_no_slots_of_others(tmp_path, receiver):
 
 def test_a_task_may_have_a_callback_of_its_own(offload, shop, receiver):
     secret = shop.get("/v1/signing-secret").json()["secret"]
-    assert secret != client_of(offload, "other").get("/v1/signing-secret").json()["secret"]
+    assert secret != offload.client_of("other").get("/v1/signing-secret").json()["secret"]
     with HttpReceiver() as called:
         response = shop.post("/v1/calls", json={"url": called.url, "callback_url": f"{receiver.url}/back"})
         assert response.status_code == 202, response.text
@@ -365,7 +359,7 @@ def test_a_task_may_have_a_callback_of_its_own(offload, shop, receiver):
     body = standardwebhooks.Webhook(secret).verify(got.body, got.headers)
     assert (body["type"], body["data"]["task_id"]) == ("task.succeeded", task_id)
     assert body["data"]["result"]["status"] == 200
-    delivery = client_of(offload, "root").get("/v1/tasks", params={"tag": "callback"}).json()["data"][0]
+    delivery = offload.client_of("root").get("/v1/tasks", params={"tag": "callback"}).json()["data"][0]
     assert (delivery["kind"], delivery["parent_task_id"]) == ("webhook", task_id)
     # One trace, from the post to the webhook.
     assert delivery["trace_id"] == shop.get(f"/v1/tasks/{task_id}").json()["trace_id"]
@@ -415,7 +409,7 @@ def test_endpoints_are_listed_in_pages_changed_and_deleted(offload, shop):
     assert disabled["disabled_reason"] == "disabled_by_owner"
     assert shop.delete(f"/v1/webhooks/{made[0]}").status_code == 204
     assert shop.get(f"/v1/webhooks/{made[0]}").json()["code"] == "webhook.not_found"
-    assert len(client_of(offload, "root").get("/v1/webhooks", params={"limit": 100}).json()["data"]) >= 6
+    assert len(offload.client_of("root").get("/v1/webhooks", params={"limit": 100}).json()["data"]) >= 6
 
 
 @pytest.mark.parametrize(
@@ -428,7 +422,7 @@ def test_endpoints_are_listed_in_pages_changed_and_deleted(offload, shop):
 )  # fmt: skip
 def test_nobody_reaches_another_tenants_endpoint(offload, shop, method, path, body):
     made = endpoint(shop, "https://example.com/hook")
-    response = client_of(offload, "other").request(method, f"/v1/webhooks/{made['id']}{path}", json=body)
+    response = offload.client_of("other").request(method, f"/v1/webhooks/{made['id']}{path}", json=body)
     assert (response.status_code, response.json()["code"]) == (404, "webhook.not_found")
     assert shop.get(f"/v1/webhooks/{made['id']}").status_code == 200
 
