@@ -111,9 +111,11 @@ def test_redrive_brings_back_what_is_a_dead_letter(offload, root):
     message = redis.hget(f"{base}:live", message_key).decode()
     redis.hdel(f"{base}:live", message_key)
     redis.lrem(f"{base}:waiting", 0, message_key)
-    letter = {"message": message, "reason": "delivery.limit", "deliveries": 3, "owner": "w", "died_at_ms": 1}
+    # Now: the sweep deletes what has died long ago.
+    died_at = round(time.time() * 1000)
+    letter = {"message": message, "reason": "delivery.limit", "deliveries": 3, "owner": "w", "died_at_ms": died_at}
     redis.hset(f"{base}:dead", message_key, json.dumps(letter))
-    redis.zadd(f"{base}:dead-at", {message_key: 1})
+    redis.zadd(f"{base}:dead-at", {message_key: died_at})
     error = {"code": "delivery.limit", "message": "m"}
     STORE.finish(keys.step_of(posted), (0, 2**31), "FAILURE", error).run(redis)
     final = accept(offload, 1, "final")[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from offload_core import keys
+from offload_core.records import integer, text_of
 from offload_core.task_store import TaskScript
 
 if TYPE_CHECKING:
@@ -104,13 +105,9 @@ class Batch:
     @classmethod
     def of(cls, batch_id: str, found: Mapping[bytes, bytes]) -> Batch | None:
         """Return the batch of a hash in Redis; None where there is none."""
-        text = {name.decode(): value.decode() for name, value in found.items()}
+        text = text_of(found)
         if "owner" not in text:
             return None
-
-        def moment(name: str) -> int | None:
-            return int(text[name]) if name in text else None
-
         return cls(
             id=batch_id,
             owner=text["owner"],
@@ -120,8 +117,8 @@ class Batch:
             have=int(text["have"]),
             rejected=int(text.get("rejected", 0)),
             ended={state: int(text.get(state, 0)) for state in ("SUCCESS", "FAILURE", "REVOKED")},
-            sealed_at=moment("sealed_at"),
-            completed_at=moment("completed_at"),
+            sealed_at=integer(text.get("sealed_at")),
+            completed_at=integer(text.get("completed_at")),
             outcome=text.get("outcome", "completed"),
             follow_ups={name: text[name] for name in NAMES if name in text},
         )

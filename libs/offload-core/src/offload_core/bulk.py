@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from offload_core.records import integer, text_of
 from offload_core.task_store import TaskScript, Wanted
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Bulk:
         """Return the operation of a hash in Redis; None where there is none."""
         if not found:
             return None
-        text = {name.decode(): value.decode() for name, value in found.items()}
+        text = text_of(found)
         asked: dict[str, Any] = json.loads(text["asked"])
         wanted: dict[str, Any] = asked["wanted"]
         return cls(
@@ -77,7 +78,7 @@ class Bulk:
             },
             place=json.loads(text["place"]) if "place" in text else None,
             abort_requested="abort_requested" in text,
-            finished_at=int(text["finished_at"]) if "finished_at" in text else None,
+            finished_at=integer(text.get("finished_at")),
         )
 
     def begin(self, prefix: str) -> Call:

@@ -217,7 +217,7 @@ class Record:
 
 def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
     """Return the record of a hash as Redis gives it; None when there is none."""
-    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    fields = text_of(raw)
     if "state" not in fields:
         return None
     steps: Sequence[dict[str, Any]] = json.loads(fields["steps"])
@@ -227,8 +227,8 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         owner=fields["owner"],
         state=fields["state"],
         created_at=int(fields["created_at"]),
-        finished_at=_integer(fields.get("finished_at")),
-        due_at=_integer(fields.get("due_at")),
+        finished_at=integer(fields.get("finished_at")),
+        due_at=integer(fields.get("due_at")),
         cancel_requested="cancel_requested" in fields,
         trace_id=fields.get("trace_id"),
         user_id=fields.get("user_id"),
@@ -237,10 +237,10 @@ def decode(task_id: str, raw: Mapping[Any, Any]) -> Record | None:
         batch=fields.get("batch"),
         schedule=fields.get("schedule"),
         upload=fields.get("upload"),
-        erased_at=_integer(fields.get("erased_at")),
+        erased_at=integer(fields.get("erased_at")),
         steps=tuple(_step(number, step, fields) for number, step in enumerate(steps, 1)),
         redrives=tuple(json.loads(fields.get("redrives", "[]"))),
-        expires_at=_integer(fields.get("expires_at")),
+        expires_at=integer(fields.get("expires_at")),
         tags=tuple(json.loads(fields.get("tags", "[]"))),
         metadata=_json(fields.get("metadata")),
     )
@@ -261,7 +261,7 @@ class Ended:
 
 def decode_ended(task_id: str, raw: Mapping[Any, Any]) -> Ended | None:
     """Return what is left of a task, from a hash as Redis gives it; None when there is nothing."""
-    fields = {name.decode(): value.decode() for name, value in raw.items()}
+    fields = text_of(raw)
     if "state" not in fields:
         return None
     return Ended(
@@ -286,9 +286,9 @@ def _step(number: int, step: Mapping[str, Any], fields: Mapping[str, str]) -> St
         state=own("state") or "PENDING",
         attempt=int(own("attempt") or 0) % REPLACED,
         delivery=int(own("delivery") or 0),
-        started_at=_integer(own("started_at")),
-        ended_at=_integer(own("ended_at")),
-        retry_at=_integer(own("retry_at")),
+        started_at=integer(own("started_at")),
+        ended_at=integer(own("ended_at")),
+        retry_at=integer(own("retry_at")),
         worker=own("worker"),
         result=_json(own("result")),
         error=_json(own("error")),
@@ -298,7 +298,13 @@ def _step(number: int, step: Mapping[str, Any], fields: Mapping[str, str]) -> St
     )
 
 
-def _integer(text: str | None) -> int | None:
+def text_of(raw: Mapping[Any, Any]) -> dict[str, str]:
+    """Return a hash as text, from what Redis gives."""
+    return {name.decode(): value.decode() for name, value in raw.items()}
+
+
+def integer(text: str | None) -> int | None:
+    """Return a field that is a number; None where there is none."""
     return int(text) if text else None
 
 

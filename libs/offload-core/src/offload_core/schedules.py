@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from offload_core.messages import NewStep
+from offload_core.records import integer, text_of
 from offload_core.task_store import TaskScript
 from offload_core.timing import Timing
 
@@ -128,13 +129,9 @@ class Schedule:
     @classmethod
     def of(cls, owner: str, name: str, found: Mapping[bytes, bytes]) -> Schedule | None:
         """Return the schedule of a hash in Redis; None where there is none."""
-        text = {key.decode(): value.decode() for key, value in found.items()}
+        text = text_of(found)
         if "definition" not in text:
             return None
-
-        def number(key: str) -> int | None:
-            return int(text[key]) if key in text else None
-
         return cls(
             owner=owner,
             name=name,
@@ -146,11 +143,11 @@ class Schedule:
             note=text.get("note"),
             since=int(text["since"]),
             last_task_id=text.get("last_task_id"),
-            last_at=number("last_at"),
+            last_at=integer(text.get("last_at")),
             runs=int(text.get("runs", 0)),
             skipped=int(text.get("skipped", 0)),
             missed=int(text.get("missed", 0)),
-            finished_at=number("finished_at"),
+            finished_at=integer(text.get("finished_at")),
             buffer=tuple(json.loads(text.get("buffer", "[]"))),
         )
 
@@ -304,6 +301,7 @@ def _task(task: NewTask | None) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def names(found: Sequence[bytes]) -> list[tuple[str, str]]:
-    """Return the owners and names of schedules, as the lists of them have them."""
-    return [(owner, name) for owner, _, name in (one.decode().partition(":") for one in found)]
+def owner_and_name(member: str) -> tuple[str, str]:
+    """Return whose schedule a member of the lists of schedules is, and its name."""
+    owner, _, name = member.partition(":")
+    return owner, name

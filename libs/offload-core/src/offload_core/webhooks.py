@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from offload_core import keys, signing
+from offload_core.records import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class Endpoint:
         """Return the endpoint of a hash in Redis; None where there is none."""
         if not found:
             return None
-        text = {name.decode(): value.decode() for name, value in found.items()}
+        text = text_of(found)
         fixed: dict[str, Any] = json.loads(text["endpoint"])
         return cls(
             id=endpoint_id,

@@ -57,7 +57,7 @@ class TenantSchedules:
             now = self._now()
             due: Any = self._client.zrangebyscore(self._key, 0, milliseconds(now), start=0, num=READ_AT_ONCE)
             is_full = len(due) == READ_AT_ONCE
-            members = schedules.names(due)
+            members = [schedules.owner_and_name(member.decode()) for member in due]
             with self._client.pipeline(transaction=False) as pipe:
                 for owner, name in members:
                     pipe.hgetall(keys.schedule(self._tasks.prefix, owner, name))

@@ -21,6 +21,7 @@ from gateway.problems import Problem, invalid_fields
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import redis.asyncio
     from fastapi import Request
 
 # Of a SHA-256, what stands in a cursor.
@@ -127,6 +128,21 @@ def place(request: Request, query: PageQuery, owner: str) -> tuple[Cursors, list
     cursors = Cursors(secret, (request.url.path, owner, query.filters()))
     cursor = query.before or query.after
     return cursors, cursors.read(cursor) if cursor else None, query.before is not None
+
+
+async def newest(
+    client: redis.asyncio.Redis, key: str, limit: int, place: list[Any] | None, *, newer: bool
+) -> tuple[list[str], bool]:
+    """Return members of a sorted set behind a place (score and member), the newest first, and whether there are more.
+
+    With `newer`, those before it.
+    """
+    rows: Any = await client.zrange(key, 0, -1, desc=not newer, withscores=True)
+    places = [[int(score), member.decode()] for member, score in rows]
+    if place is not None:
+        places = [one for one in places if (one > place if newer else one < place)]
+    found = [member for _, member in places[:limit]]
+    return found[::-1] if newer else found, len(places) > limit
 
 
 def page(

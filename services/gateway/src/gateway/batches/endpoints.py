@@ -11,10 +11,9 @@ from fastapi.responses import JSONResponse
 from gateway import dependencies, openapi, paging
 from gateway.batches import schemas, service
 from gateway.events import endpoints as events
-from gateway.events import stream
 from gateway.intake import bodies, idempotency
 from offload_core import keys
-from offload_core.events import BATCH_ENDS, position
+from offload_core.events import BATCH_ENDS
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -124,16 +123,15 @@ async def get_batch_events(
     """Follow a batch: the ends of its tasks so far, and those to come, until all have ended (`event: end`)."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     batch = await service.find(deps, caller, batch_id)
-    key = keys.events(deps.settings.key_prefix, batch.id)
-    last_id = events.position(last_event_id_header or last_event_id)
-    extent = await stream.extent(deps.redis, key)
-    has_ended = batch.completed_at is not None
-    if has_ended and last_id is not None and position(last_id) >= position(extent.last):
-        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def snapshot() -> dict[str, Any]:
         return service.view(await service.find(deps, caller, batch_id))
 
-    return events.follow(
-        request, key, last_id or stream.BEGIN, extent, snapshot=snapshot, ends=BATCH_ENDS, is_over=has_ended
+    return await events.follow(
+        request,
+        keys.events(deps.settings.key_prefix, batch.id),
+        last_event_id_header or last_event_id,
+        snapshot=snapshot,
+        ends=BATCH_ENDS,
+        is_over=batch.completed_at is not None,
     )

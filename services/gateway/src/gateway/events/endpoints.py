@@ -63,18 +63,21 @@ async def get_task_events(
         found = await service.find(deps, dependencies.caller(request), task_id)
     if found is None:
         raise service.not_found()
-    task_id, key = found.task_id, keys.events(deps.settings.key_prefix, found.task_id)
-    last_id = position(last_event_id_header or last_event_id)
-    extent = await stream.extent(deps.redis, key)
+    task_id = found.task_id
     has_ended = isinstance(found, records.Ended) or found.state in records.TERMINAL
-    if has_ended and last_id is not None and events.position(last_id) >= events.position(extent.last):
-        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def snapshot() -> dict[str, Any]:
         now = await service.read(deps, task_id) or found
         return views.task(now, operator=False)
 
-    return follow(request, key, last_id or stream.BEGIN, extent, snapshot=snapshot, ends=events.ENDS, is_over=has_ended)
+    return await follow(
+        request,
+        keys.events(deps.settings.key_prefix, task_id),
+        last_event_id_header or last_event_id,
+        snapshot=snapshot,
+        ends=events.ENDS,
+        is_over=has_ended,
+    )
 
 
 @router.get("/events", response_class=Response, responses=STREAM | openapi.problems(401, 422))
@@ -84,8 +87,6 @@ async def get_events(
     """Follow all tasks of the caller from now on, or from an event; for operators everybody's."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     owner, prefix = "" if caller.is_operator else caller.name, deps.settings.key_prefix
-    key = keys.owner_events(prefix, owner)
-    extent = await stream.extent(deps.redis, key)
 
     async def snapshot() -> dict[str, Any]:
         async with deps.redis.pipeline(transaction=False) as pipe:
@@ -94,8 +95,8 @@ async def get_events(
             counts = await pipe.execute()
         return {"tasks": dict(zip(records.STATES, counts, strict=True))}
 
-    last_id = position(last_event_id_header or last_event_id) or extent.last
-    return follow(request, key, last_id, extent, snapshot=snapshot)
+    last_id = last_event_id_header or last_event_id
+    return await follow(request, keys.owner_events(prefix, owner), last_id, snapshot=snapshot)
 
 
 @router.post(
@@ -121,22 +122,29 @@ async def post_token(request: Request) -> Response:
     return JSONResponse(shown, HTTPStatus.CREATED)
 
 
-def follow(
+async def follow(
     request: Request,
     key: str,
-    last_id: str,
-    extent: stream.Extent,
+    last_id: str | None,
     *,
     snapshot: Any,  # noqa: ANN401 -- a function
     ends: Collection[str] = (),
     is_over: bool = False,
 ) -> Response:
-    """Answer with a stream's events from an id on. `snapshot` and `ends` are those of `stream.Follower`.
+    """Answer with a stream's events behind an id. `snapshot` and `ends` are those of `stream.Follower`.
+
+    Without an id they begin with the first one, or with the next where nothing `ends` the stream. Of one that `is_over`
+    and has nothing behind the id, 204.
 
     Raises:
-        Problem: 503 ``events.busy``.
+        Problem: 422 ``request.invalid`` for what is no id, 503 ``events.busy``.
 
     """
+    last_id = _position(last_id)
+    extent = await stream.extent(dependencies.of(request).redis, key)
+    if is_over and last_id is not None and events.position(last_id) >= events.position(extent.last):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    last_id = last_id or (stream.BEGIN if ends else extent.last)
     deps = dependencies.of(request)
     request.state.is_endless = True
     if IS_HEAD in request.scope:
@@ -161,7 +169,7 @@ def _check(deps: Dependencies, task_id: str, token: str) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, "token.invalid", "this token was not made for this task") from None
 
 
-def position(last_id: str | None) -> str | None:
+def _position(last_id: str | None) -> str | None:
     """Return the id from which a client wants to go on; None for none.
 
     Raises:

@@ -81,7 +81,7 @@ async def get_schedules(request: Request, query: Annotated[ScheduleQuery, Query(
     deps, caller = dependencies.of(request), dependencies.caller(request)
     owner = "" if caller.is_operator and query.tenant is None else service.owner(caller, query.tenant)
     cursors, place, newer = paging.place(request, query, owner)
-    found, more = await service.newest(deps, owner, query.limit, tuple(place) if place else None, newer=newer)
+    found, more = await service.newest(deps, owner, query.limit, place, newer=newer)
     now = service.now(deps)
     rows = [(service.view(one, now), [one.created_at, one.key]) for one in found]
     return paging.page(request, cursors, rows, place, newer=newer, more=more)

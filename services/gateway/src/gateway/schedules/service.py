@@ -8,6 +8,7 @@ from http import HTTPStatus
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
+from gateway import paging
 from gateway.dispatch import headers_of
 from gateway.private import redacted
 from gateway.problems import Problem, invalid_fields
@@ -134,19 +135,13 @@ async def find(deps: Dependencies, owned_by: str, name: str) -> Schedule:
 
 
 async def newest(
-    deps: Dependencies, owned_by: str, limit: int, place: tuple[int, str] | None, *, newer: bool
+    deps: Dependencies, owned_by: str, limit: int, place: list[Any] | None, *, newer: bool
 ) -> tuple[list[Schedule], bool]:
     """Return schedules of an owner (``""``: of all), the newest first, and whether there are more beyond them."""
-    rows: Any = await deps.redis.zrange(
-        keys.schedules_of(deps.settings.key_prefix, owned_by), 0, -1, desc=not newer, withscores=True
-    )
-    places = [(int(created_at), member.decode()) for member, created_at in rows]
-    if place is not None:
-        places = [one for one in places if (one > place if newer else one < place)]
-    members = [member.encode() for _, member in places[:limit]]
-    found = [await _read(deps, *one) for one in schedules.names(members)]
-    known = [one for one in found if one is not None]
-    return known[::-1] if newer else known, len(places) > limit
+    key = keys.schedules_of(deps.settings.key_prefix, owned_by)
+    members, more = await paging.newest(deps.redis, key, limit, place, newer=newer)
+    found = [await _read(deps, *schedules.owner_and_name(member)) for member in members]
+    return [one for one in found if one is not None], more
 
 
 async def pause(deps: Dependencies, schedule: Schedule, note: str | None) -> Schedule:

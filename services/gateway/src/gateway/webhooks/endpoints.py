@@ -46,7 +46,7 @@ async def get_webhooks(request: Request, query: Annotated[PageQuery, Query()]) -
     deps, caller = dependencies.of(request), dependencies.caller(request)
     owner = "" if caller.is_operator else caller.name
     cursors, place, newer = paging.place(request, query, owner)
-    found, more = await service.newest(deps, owner, query.limit, tuple(place) if place else None, newer=newer)
+    found, more = await service.newest(deps, owner, query.limit, place, newer=newer)
     return paging.page(
         request,
         cursors,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from gateway import paging
 from gateway.intake import idempotency
 from gateway.problems import Problem
 from offload_contracts.webhooks import WEBHOOK_DELIVER, Deliver
@@ -106,17 +107,13 @@ async def rotate(deps: Dependencies, endpoint: Endpoint, grace_seconds: int) -> 
 
 
 async def newest(
-    deps: Dependencies, owner: str, limit: int, place: tuple[int, str] | None, *, newer: bool
+    deps: Dependencies, owner: str, limit: int, place: list[Any] | None, *, newer: bool
 ) -> tuple[list[Endpoint], bool]:
     """Return endpoints of an owner (``""``: of all), the newest first, and whether there are more beyond them."""
     client, prefix = deps.redis, deps.settings.key_prefix
-    rows: Any = await client.zrange(keys.webhooks(prefix, owner), 0, -1, desc=not newer, withscores=True)
-    places = [(int(created_at), endpoint_id.decode()) for endpoint_id, created_at in rows]
-    if place is not None:
-        places = [one for one in places if (one > place if newer else one < place)]
-    found = [await webhooks.read(client, prefix, endpoint_id) for _, endpoint_id in places[:limit]]
-    endpoints = [one for one in found if one is not None]
-    return endpoints[::-1] if newer else endpoints, len(places) > limit
+    ids, more = await paging.newest(client, keys.webhooks(prefix, owner), limit, place, newer=newer)
+    found = [await webhooks.read(client, prefix, endpoint_id) for endpoint_id in ids]
+    return [one for one in found if one is not None], more
 
 
 async def attempts(
