@@ -31,7 +31,7 @@ TYPES = {
     "step.succeeded": "A step has ended well.",
     "step.failed": "A step has failed for good.",
     "batch.completed": "All tasks of a batch have ended.",
-    "schedule.missed": "Occurrences of a schedule were not run: `missed` of them, up to `until`.",
+    "schedule.missed": "A schedule has missed occurrences: `missed` is how many, `until` the time of the last one.",
     "webhook.disabled": "An endpoint gets nothing any more: `reason` is why.",
 }
 

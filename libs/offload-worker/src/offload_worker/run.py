@@ -49,8 +49,7 @@ class Run(Generic[C]):
     delivery: int
     # The result of the step before as JSON has it, a list of results after parallel branches; None for the first step.
     previous: Any
-    # Of a task that follows a batch, how that stands: `batch_id`, `state`, `counts`, and of a first failure
-    # `failed_task_id`. None for any other.
+    # For a follow-up of a batch: `batch_id`, `state`, `counts`, and after a first failure `failed_task_id`. Else None.
     batch: Mapping[str, Any] | None
     # The files that the task has made so far, this run's included.
     outputs: Outputs

@@ -35,7 +35,7 @@ _DESCRIPTIONS = {
     408: "The body arrived too slowly.",
     409: "The current state does not allow the operation.",
     410: "The file has been deleted, or its link has expired.",
-    412: "The resource is not what its `ETag` says.",
+    412: "The resource has changed, or exists already.",
     413: "The body is too large.",
     415: "The media type, image format or content encoding is not supported.",
     416: "The range is outside the file.",

@@ -31,7 +31,7 @@ _LINES = {"requestBody": {"required": True, "content": {bodies.NDJSON: {"schema"
     },
 )
 async def post_batch(request: Request) -> Response:
-    """Create a batch: with its items, or with the number of those that will come."""
+    """Create a batch: with up to 1,000 items, or with the number of items that will be sent later."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     key = idempotency.key_of(request.headers)
     deps.admission.check(caller, key)
@@ -58,7 +58,7 @@ async def get_batch(request: Request, batch_id: str) -> Response:
     responses=openapi.problems(401, 404, 409),
 )
 async def delete_batch(request: Request, batch_id: str) -> Response:
-    """Cancel what is open of a batch; no further items come. 409 when it has ended."""
+    """Cancel the tasks of a batch that have not ended, and take no more items. 409 when the batch has ended."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     batch = await service.find(deps, caller, batch_id)
     await service.cancel(deps, batch)
@@ -72,7 +72,7 @@ async def delete_batch(request: Request, batch_id: str) -> Response:
     openapi_extra=_LINES,
 )
 async def post_items(request: Request, batch_id: str) -> Response:
-    """Add items to a batch, one JSON object in a line. After a cut, send them again: an index is one task."""
+    """Add items to a batch, one JSON object per line. After an error send all again: each index becomes one task."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     batch = await service.find(deps, caller, batch_id, owned=True)
     tally = await service.add_lines(deps, caller, batch, bodies.lines(request))
@@ -120,7 +120,7 @@ async def get_batch_events(
     last_event_id: events.LastId = None,
     last_event_id_header: events.LastIdHeader = None,
 ) -> Response:
-    """Follow a batch: the ends of its tasks so far, and those to come, until all have ended (`event: end`)."""
+    """Follow a batch: an event for each task that ends, until all have ended (`event: end`)."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     batch = await service.find(deps, caller, batch_id)
 

@@ -33,7 +33,7 @@ class _NewBatch(BaseModel):
 
 
 class ShortBatch(_NewBatch):
-    """A batch in one request: all of it is taken, but for items that are rejected, or nothing."""
+    """A batch in one request. Either all valid items are accepted, or none."""
 
     items: Annotated[tuple[dict[str, JsonValue], ...], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
         description="Tasks, each as `POST /v1/tasks` takes it."
@@ -41,11 +41,13 @@ class ShortBatch(_NewBatch):
 
 
 class LongBatch(_NewBatch):
-    """A batch whose items come later, in any number of requests."""
+    """A batch whose items are sent later, in any number of requests."""
 
-    expected: Annotated[int, Field(ge=1, le=MAX_EXPECTED), INTEGRAL] = Field(description="How many items will come.")
+    expected: Annotated[int, Field(ge=1, le=MAX_EXPECTED), INTEGRAL] = Field(description="How many items will be sent.")
     start: Literal["now", "sealed"] = Field(
-        default="now", description="Whether tasks begin as they come, or when all of them are there."
+        default="now",
+        description="`now`: each task may start once it is accepted. `sealed`: no task starts before the last item "
+        "has been received.",
     )
 
 
@@ -67,7 +69,7 @@ class ItemProblem(BaseModel):
 
 
 class NewItem(BaseModel):
-    """What became of an item."""
+    """The outcome of one item."""
 
     index: int
     task_id: str | None
@@ -79,32 +81,35 @@ class NewBatch(BaseModel):
     """A batch that was created."""
 
     id: str
-    sealed: bool = Field(description="Whether all of its items are there.")
-    items: list[NewItem] | None = Field(description="What became of the items that came with it.")
+    sealed: bool = Field(description="Whether the batch takes no more items.")
+    items: list[NewItem] | None = Field(
+        description="The outcome of each item; null for a batch whose items are sent later."
+    )
 
 
 class RejectedItem(BaseModel):
-    """An item that is no task of the batch."""
+    """An item that was not accepted. `index` is null when the line has none."""
 
     index: int | None
     problem: ItemProblem
 
 
 class Added(BaseModel):
-    """What became of the items of one request."""
+    """The outcome of the items of one request."""
 
     accepted: int
-    deduplicated: int = Field(description="Items that the batch had already.")
+    deduplicated: int = Field(description="Items that had been received before.")
     rejected: list[RejectedItem] = Field(
-        description="The first 1,000. `GET /v1/batches/{id}/items?state=REJECTED` has all that have an index."
+        description="The first 1,000 rejected items. `GET /v1/batches/{id}/items?state=REJECTED` lists all that have "
+        "an index."
     )
-    have: int = Field(description="Items that the batch has, those included that were rejected.")
+    have: int = Field(description="Items received so far, including rejected ones.")
     expected: int
     sealed: bool
 
 
 class Counts(BaseModel):
-    """How many items stand how."""
+    """Number of items by outcome."""
 
     succeeded: int
     failed: int
@@ -114,7 +119,7 @@ class Counts(BaseModel):
 
 
 class FollowUps(BaseModel):
-    """Ids of the tasks that have followed."""
+    """Task ids of the follow-ups that have been published; null for the others."""
 
     on_complete: str | None
     on_success: str | None
@@ -134,8 +139,8 @@ class Batch(BaseModel):
 
     id: str
     state: Literal["open", "running", "completed", "incomplete", "cancelled"] = Field(
-        description="`open`: items may come. `running`: it has all it gets. Then how it ended; `incomplete`: not all "
-        "items came within a day."
+        description="`open`: more items can be sent. `running`: sealed, with tasks that have not ended. After the end: "
+        "`completed`, `cancelled`, or `incomplete` when items were missing after 24 hours."
     )
     sealed: bool
     start: Literal["now", "sealed"]
@@ -161,11 +166,11 @@ class Item(BaseModel):
 
 
 class ItemList(BaseModel):
-    """A page of items, by index. It may have fewer than `limit`, or none, and still a `next`."""
+    """A page of items, in order of their index. It may have fewer than `limit`, or none, and still a `next`."""
 
     data: list[Item]
-    next: str | None = Field(description="Cursor of the items behind: `after`.")
-    previous: str | None = Field(description="Cursor of the items before: `before`.")
+    next: str | None = Field(description="Cursor of the items with higher indexes: `after`.")
+    previous: str | None = Field(description="Cursor of the items with lower indexes: `before`.")
 
 
 _STATES = "|".join((*STATES, REJECTED))
@@ -183,6 +188,6 @@ class ItemQuery(PageQuery):
 LINE: dict[str, Any] = {
     "type": "string",
     "format": "binary",
-    "description": 'One JSON object in a line: `{"index": 0, "task": "…", "input": {…}}`, with the options of a task.',
+    "description": 'One JSON object per line: `{"index": 0, "task": "…", "input": {…}}`, and the options of a task.',
     "example": '{"index": 0, "task": "invoice.render.v1", "input": {"number": 1}}\n',
 }

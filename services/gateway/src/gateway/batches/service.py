@@ -68,7 +68,7 @@ class Tally:
             elif outcome == "known":
                 self.deduplicated += 1
             elif outcome == "conflict":
-                detail = "the batch has another item of this index"
+                detail = "another item was received with this index"
                 self.reject(item.index, {"code": "item.conflict", "detail": detail, "errors": None})
             else:
                 self.reject(item.index, json.loads(outcome))
@@ -283,7 +283,7 @@ async def _add(
     if added.why == "missing":
         raise _not_found()
     if added.why == "sealed":
-        raise Problem(HTTPStatus.CONFLICT, "batch.sealed", "the batch has all the items that it gets")
+        raise Problem(HTTPStatus.CONFLICT, "batch.sealed", "the batch is sealed: it takes no more items")
     first = piece[len(added.outcomes)].task if added.why else None
     is_delayed = first is not None and bool(first.envelopes[0].due_ms)
     deps.dispatcher.refuse(caller, added.why, added.subject, added.queue, is_delayed=is_delayed)

@@ -38,8 +38,8 @@ _IF_MATCH = [
         "description": text,
     }
     for name, text in (
-        ("If-Match", "The `ETag` that was read: 412 when it has changed since."),
-        ("If-None-Match", "`*`: only create it, 412 when it is there."),
+        ("If-Match", "The `ETag` of the schedule as you read it: 412 if it has changed since."),
+        ("If-None-Match", "`*`: create only; 412 if the schedule exists."),
     )
 ]
 _REVISION = re.compile(r'"([0-9]{1,15})"')
@@ -56,7 +56,7 @@ _REVISION = re.compile(r'"([0-9]{1,15})"')
     openapi_extra={**openapi.json_request(schemas.NEW_SCHEDULE), "parameters": _IF_MATCH},
 )
 async def put_schedule(request: Request, name: _Name, query: _Tenant) -> Response:
-    """Create a schedule, or replace it. What it would have run before is not run by a change."""
+    """Create or replace a schedule. A change never runs occurrences of the past."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     owner = service.owner(caller, query.tenant)
     asked = await json_body(request, schemas.NEW_SCHEDULE)
@@ -107,7 +107,7 @@ async def delete_schedule(request: Request, name: _Name, query: _Tenant) -> Resp
     openapi_extra=openapi.json_request(schemas.PAUSE),
 )
 async def pause_schedule(request: Request, name: _Name, query: _Tenant) -> Response:
-    """Pause a schedule. What runs goes on, and what it would have run meanwhile is not run later."""
+    """Pause a schedule. Running tasks continue; occurrences during the pause are not run later."""
     schedule = await _find(request, name, query)
     asked = await json_body(request, schemas.PAUSE)
     return _shown(request, await service.pause(dependencies.of(request), schedule, asked.note))
@@ -119,7 +119,7 @@ async def pause_schedule(request: Request, name: _Name, query: _Tenant) -> Respo
     responses=_ONE | openapi.problems(401, 403, 404, 422),
 )
 async def resume_schedule(request: Request, name: _Name, query: _Tenant) -> Response:
-    """Let a paused schedule go on with what comes from now on."""
+    """Resume a paused schedule, from its next occurrence on."""
     return _shown(request, await service.resume(dependencies.of(request), await _find(request, name, query)))
 
 
@@ -131,7 +131,7 @@ async def resume_schedule(request: Request, name: _Name, query: _Tenant) -> Resp
     openapi_extra={"parameters": [openapi.IDEMPOTENCY_KEY]},
 )
 async def trigger_schedule(request: Request, name: _Name, query: _Tenant) -> Response:
-    """Run a schedule's task now: also while it is paused, and whatever else of it runs."""
+    """Run a schedule's task now, even while the schedule is paused or another task of it runs."""
     schedule = await _find(request, name, query)
     key = idempotency.key_of(request.headers)
     fingerprint = idempotency.fingerprint("POST", request.url.path, query) if key else ""
@@ -147,7 +147,7 @@ async def trigger_schedule(request: Request, name: _Name, query: _Tenant) -> Res
     openapi_extra=openapi.json_request(schemas.BACKFILL),
 )
 async def backfill_schedule(request: Request, name: _Name, query: _Tenant) -> Response:
-    """Run occurrences of the past, up to 1,000. One whose task has a record is not run again."""
+    """Run up to 1,000 occurrences of the past. An occurrence whose task still has a record is not run again."""
     schedule = await _find(request, name, query)
     asked = await json_body(request, schemas.BACKFILL)
     deps, caller = dependencies.of(request), dependencies.caller(request)
@@ -162,7 +162,7 @@ async def backfill_schedule(request: Request, name: _Name, query: _Tenant) -> Re
     openapi_extra=openapi.json_request(schemas.PREVIEW),
 )
 async def preview_schedule(request: Request) -> Response:
-    """Show when something would be run, without creating it."""
+    """Show when a schedule would run, without creating one."""
     deps, _ = dependencies.of(request), dependencies.caller(request)
     asked = await json_body(request, schemas.PREVIEW)
     return JSONResponse(service.preview(asked, service.now(deps)))

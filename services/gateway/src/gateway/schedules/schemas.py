@@ -21,7 +21,7 @@ _Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
 
 
 class Times(BaseModel):
-    """When something is run."""
+    """When a task runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -31,7 +31,8 @@ class Times(BaseModel):
         "`@monthly`, `@yearly`.",
     )
     every_seconds: Annotated[int, Field(ge=1, le=YEAR_SECONDS), INTEGRAL] | None = Field(
-        default=None, description="Interval, instead of `cron`; it counts from `starts_at`, or from the epoch."
+        default=None,
+        description="Interval, instead of `cron`. It counts from `starts_at`; without one, from 1970-01-01T00:00:00Z.",
     )
     time_zone: Annotated[str, Field(min_length=1, max_length=100)] = Field(
         default="UTC", description="Time zone of `cron`: `GET /v1/time-zones` lists them."
@@ -47,27 +48,30 @@ class Times(BaseModel):
 
 
 class NewSchedule(TaskOptions, Times):
-    """What is run, when, and what happens when it cannot be."""
+    """Which task runs when, and what happens to occurrences that overlap, are missed or fail."""
 
     task: _Name = Field(description="Name of a task type: `GET /v1/task-types` lists them.")
     input: dict[str, JsonValue] = Field(default={}, description="What the task type's input schema asks for.")
     max_runs: Annotated[int, Field(ge=1, le=2**31), INTEGRAL] | None = Field(
-        default=None, description="After so many runs it is finished."
+        default=None, description="The schedule is finished after this many runs."
     )
     jitter_seconds: Annotated[int, Field(ge=0, le=86_400), INTEGRAL] = Field(
-        default=0, description="Each occurrence is run up to so much later, by chance."
+        default=0, description="Each occurrence is delayed by a random time up to this."
     )
     overlap: Literal["skip", "buffer_one", "buffer_all", "cancel_running", "allow"] = Field(
         default="skip",
-        description="What is done with an occurrence while the task of the one before has not ended: it is skipped; "
-        "it waits, one or up to 100 of them; that task is cancelled; or both run.",
+        description="What happens to an occurrence while the previous task has not ended. `skip`: it is not run. "
+        "`buffer_one`, `buffer_all`: it waits, with at most 1 or 100 waiting. `cancel_running`: the running task is "
+        "cancelled. `allow`: both run.",
     )
     catch_up_seconds: Annotated[int, Field(ge=10, le=MAX_DELAY_SECONDS), INTEGRAL] = Field(
-        default=3600, description="How late an occurrence may be run that was missed while beat or Redis was down."
+        default=3600, description="Occurrences missed by more than this, while beat or Redis was down, are not run."
     )
-    catch_up: Literal["latest", "all"] = Field(default="latest", description="Which of those are run.")
-    pause_on_failure: bool = Field(default=False, description="Pause it when a task of it fails.")
-    paused: bool = Field(default=False, description="Nothing is run until it is resumed.")
+    catch_up: Literal["latest", "all"] = Field(
+        default="latest", description="Which missed occurrences are run: only the latest, or all."
+    )
+    pause_on_failure: bool = Field(default=False, description="Pause the schedule when one of its tasks fails.")
+    paused: bool = Field(default=False, description="No occurrence is run until the schedule is resumed.")
     note: _Note | None = Field(default=None, description="For people.")
 
 
@@ -75,7 +79,7 @@ NEW_SCHEDULE: TypeAdapter[NewSchedule] = TypeAdapter(NewSchedule)
 
 
 class Preview(Times):
-    """When something would be run."""
+    """When a task would run."""
 
     count: Annotated[int, Field(ge=1, le=100), INTEGRAL] = Field(default=10, description="How many occurrences.")
 
@@ -84,7 +88,7 @@ PREVIEW: TypeAdapter[Preview] = TypeAdapter(Preview)
 
 
 class Previewed(BaseModel):
-    """When something would be run."""
+    """When a task would run."""
 
     description: str = Field(description="In words.")
     next_runs: list[datetime]
@@ -102,14 +106,14 @@ PAUSE: TypeAdapter[Pause] = TypeAdapter(Pause)
 
 
 class Backfill(BaseModel):
-    """Which occurrences are run after the fact."""
+    """The time span whose occurrences are run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    from_: Moment = Field(alias="from", description="The first moment; one occurrence may be at it.")
-    to: Moment = Field(description="The last moment; not in the future.")
+    from_: Moment = Field(alias="from", description="Start of the time span, inclusive.")
+    to: Moment = Field(description="End of the time span, inclusive; not in the future.")
     overlap: Literal["buffer_all", "allow"] = Field(
-        default="allow", description="All at once, or one after the other, up to 100 of them."
+        default="allow", description="`allow`: all at once. `buffer_all`: one after the other, at most 100."
     )
 
 
@@ -117,10 +121,10 @@ BACKFILL: TypeAdapter[Backfill] = TypeAdapter(Backfill)
 
 
 class Backfilled(BaseModel):
-    """What a backfill has come to."""
+    """The occurrences of a backfill."""
 
     occurrences: int
-    task_ids: list[str] = Field(description="Tasks of the occurrences, the oldest first.")
+    task_ids: list[str] = Field(description="Task ids of the occurrences, the oldest first.")
 
 
 class LastRun(BaseModel):
@@ -156,12 +160,16 @@ class Schedule(BaseModel):
     callback_url: str | None
     expires_in_seconds: float | None
     description: str = Field(description="When it is run, in words.")
-    next_runs: list[datetime] = Field(description="The next five; none of one that is paused or finished.")
+    next_runs: list[datetime] = Field(
+        description="The next five occurrences; empty while it is paused, and once it is finished."
+    )
     last_run: LastRun | None
-    waiting: int = Field(description="Occurrences that wait for the one that runs.")
+    waiting: int = Field(description="Occurrences that wait for a running task to end.")
     runs_total: int
-    skipped_total: int = Field(description="Occurrences that were not run because of `overlap`.")
-    missed_total: int = Field(description="Occurrences that were found too late to be run.")
+    skipped_total: int = Field(description="Occurrences that `overlap` did not let run.")
+    missed_total: int = Field(
+        description="Occurrences that were missed while beat or Redis was down, and not run later."
+    )
     finished_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -177,7 +185,7 @@ class ScheduleList(BaseModel):
 
 
 class TenantQuery(BaseModel):
-    """Whose schedule is meant."""
+    """Which tenant's schedule is meant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
