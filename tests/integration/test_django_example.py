@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -133,6 +134,23 @@ def test_the_backend_does_what_django_tasks_asks(shop):
     until(lambda: shop.stack.subjects("ann@example.com") == ["Order 1"], "the mail")
     assert shop.stack.client().get("/v1/queues/django").json()["delayed"] == 1
     assert relay.stop() == 0
+
+
+UNNOTED = """
+import json
+from offload_outbox.models import Entry
+from orders import background as tasks
+entry = Entry.objects.get(id=tasks.describe.enqueue(order_id=7).id)
+print(json.dumps({"key": str(entry.id), "body": entry.body}))
+"""
+
+
+def test_a_task_knows_its_attempt_before_the_relay_has_noted_its_id(shop):
+    entry = json.loads(shop.python(UNNOTED))
+    client = shop.stack.client()
+    posted = client.post("/v1/tasks", json=entry["body"], headers={"Idempotency-Key": entry["key"]}).json()
+    task = shop.stack.wait(client, posted["task_id"])
+    assert task["result"]["return_value"] == {"order": 7, "attempt": 1}
 
 
 CELERY = """

@@ -8,6 +8,7 @@ priorities are not.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import TaskError, TaskResult, TaskResultStatus
 from django.tasks.exceptions import TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
+from django.utils import timezone
 from django.utils.json import normalize_json
 from django.utils.module_loading import import_string
 
@@ -66,19 +68,38 @@ class OffloadBackend(BaseTaskBackend):
             TaskResultDoesNotExist: when there is none of this id.
 
         """
-        try:
-            entry = Entry.objects.get(id=UUID(result_id))
-        except (Entry.DoesNotExist, ValueError):
-            raise TaskResultDoesNotExist(result_id) from None
-        given = entry.body.get("input", {})
-        if "function" not in given:
-            raise TaskResultDoesNotExist(result_id)
+        entry = _entry(result_id)
         found = None
         if entry.task_id:
             with connect() as client:
                 answer = client.get(f"/v1/tasks/{entry.task_id}")
                 found = answer.raise_for_status().json()
-        return _result(self.alias, entry, import_string(given["function"]), found)
+        return _result(self.alias, entry, import_string(entry.body["input"]["function"]), found)
+
+
+def running(task: Task, result_id: str, worker: str, attempt: int) -> TaskResult:
+    """Return the result of a task for the task itself, while a worker runs it: its first attempt is 1.
+
+    The worker tells it what Offload does not know yet: a task may run before the relay has noted its id.
+
+    Raises:
+        TaskResultDoesNotExist: when there is none of this id.
+
+    """
+    result, now = _result(task.backend, _entry(result_id), task, None), timezone.now()
+    status = TaskResultStatus.RUNNING
+    return replace(result, status=status, started_at=now, last_attempted_at=now, worker_ids=[worker] * attempt)
+
+
+def _entry(result_id: str) -> Entry:
+    """Return the outbox's entry of a task."""
+    try:
+        entry = Entry.objects.get(id=UUID(result_id))
+    except (Entry.DoesNotExist, ValueError):
+        raise TaskResultDoesNotExist(result_id) from None
+    if "function" not in entry.body.get("input", {}):
+        raise TaskResultDoesNotExist(result_id)
+    return entry
 
 
 def _result(alias: str, entry: Entry, task: Task, found: dict[str, Any] | None) -> TaskResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def lifespan(_: FleetSettings) -> Iterator[None]:
     yield
 
 
+NAME = f"django-worker@{socket.gethostname()}"
 worker = Worker("django-worker", lifespan=lifespan, pool="threads")
 
 
@@ -63,7 +65,10 @@ def run(call: Call, run: Run[None]) -> Returned:
     close_old_connections()
     arguments: list[Any] = list(call.args)
     if call.takes_context:
-        arguments.insert(0, TaskContext(task_result=found.get_result(call.result_id)))
+        # Its models can be imported once the project is loaded.
+        from offload_outbox.backend import running
+
+        arguments.insert(0, TaskContext(task_result=running(found, call.result_id, NAME, run.attempt + 1)))
     try:
         returned = found.call(*arguments, **call.kwargs)
     except (Exception, SystemExit) as error:
