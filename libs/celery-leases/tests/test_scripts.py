@@ -8,7 +8,7 @@ import time
 import pytest
 
 from celery_leases import keys, scripts
-from celery_leases.admin import Admin, UnknownDeadLetterError
+from celery_leases.admin import Admin, Limits, UnknownDeadLetterError
 from celery_leases.options import InvalidOptionError, Options
 from celery_leases.publish import load
 from celery_leases.reports import Reporter
@@ -386,3 +386,93 @@ def test_revoked_tasks_are_remembered_for_so_long_and_so_many(client):
     publish(client, "d:7:1")
     publish(client, "e:0:0")
     assert [pop(client)[4] for _ in range(3)] == [1, 1, 0]
+
+
+def test_nothing_of_a_paused_queue_is_delivered(client):
+    admin = Admin(client, P)
+    publish(client, "a")
+    pop(client)
+    assert admin.pause(Q, "its database is down")
+    publish(client, "b")
+    assert pop(client) is None
+    assert settle(client, "a") == 1, "what runs ends"
+    assert pop(client) is None
+    assert not admin.pause(Q, "still", until_ms=round(time.time() * 1000) + HOUR_MS)
+    pause = admin.depth(Q).pause
+    assert (pause.note, pause.until_ms > pause.since_ms) == ("still", True)
+    client.delete(keys.key(P, Q, keys.WAKE_UP))
+    assert admin.resume(Q)
+    assert client.llen(keys.key(P, Q, keys.WAKE_UP)) == 32, "idle workers are woken"
+    assert pop(client)[1] == b"b"
+    assert not admin.resume(Q)
+
+
+def test_a_pause_ends_at_its_time(client):
+    publish(client, "a")
+    Admin(client, P).pause(Q, until_ms=round(time.time() * 1000) + 200)
+    assert pop(client) is None
+    until(lambda: pop(client), "the pause to end")
+
+
+def test_a_pause_of_one_queue_is_no_other_ones(client):
+    Admin(client, P).pause(Q)
+    publish(client, "a")
+    scripts.PUBLISH(client, [], [P, "other", "b", "{}", 0, 0])
+    popped = scripts.POP(client, [BASE, f"{P}other"], [P, "me", 60_000, "poller", 1, "lease", "lease"])
+    assert popped[:2] == [2, b"b"]
+
+
+def test_a_queue_runs_no_more_than_its_limit(client):
+    admin = Admin(client, P)
+    admin.limit(Q, max_running=2)
+    for name in "abcd":
+        publish(client, name)
+    assert [pop(client)[1], pop(client)[1], pop(client)] == [b"a", b"b", None]
+    client.delete(keys.key(P, Q, keys.WAKE_UP))
+    settle(client, "a")
+    assert client.exists(keys.key(P, Q, keys.WAKE_UP)), "who waits for a place is woken"
+    assert [pop(client)[1], pop(client)] == [b"c", None]
+    let_expire(client, "b", "c")
+    sweep(client)
+    assert [pop(client)[1], pop(client)[1], pop(client)] == [b"b", b"c", None], "a lease that ended counts no more"
+    admin.limit(Q, max_running=None, rate_per_second=None)
+    assert pop(client)[1] == b"d"
+
+
+def test_a_queue_delivers_no_faster_than_its_rate(client):
+    admin, limits = Admin(client, P), keys.key(P, Q, keys.LIMITS)
+    for number in range(20):
+        publish(client, str(number))
+
+    def popped(seconds_later: float) -> int:
+        """How many messages are delivered at once, so long after the last ones."""
+        for counted_at in filter(None, [client.hget(limits, "counted_at")]):
+            client.hset(limits, "counted_at", int(counted_at) - round(seconds_later * 1000))
+        return len([message for _ in range(20) if (message := pop(client))])
+
+    # 1,000 s for one: the time that the test itself takes gives nothing.
+    admin.limit(Q, rate_per_second=0.001)
+    assert popped(0) == 1, "the first one at once"
+    assert [popped(400), popped(400), popped(400)] == [0, 0, 1]
+    assert popped(10_000) == 1, "no more than one is saved"
+    admin.limit(Q, rate_per_second=3)
+    assert popped(3600) == 3, "no more is saved than a second gives"
+    admin.limit(Q, max_running=None, rate_per_second=None)
+    assert popped(0) == 14
+
+
+@pytest.mark.parametrize("limits", [{"max_running": 0}, {"rate_per_second": -1.0}, {"rate_per_second": float("nan")}])
+def test_a_limit_of_nothing_is_refused(client, limits):
+    with pytest.raises(ValueError, match="more than 0"):
+        Admin(client, P).limit(Q, **limits)
+
+
+def test_each_limit_is_changed_by_itself(client):
+    admin = Admin(client, P)
+    admin.limit(Q, max_running=3)
+    admin.limit(Q, rate_per_second=0.5)
+    assert admin.depth(Q).limits == Limits(3, 0.5)
+    admin.limit(Q, max_running=None)
+    assert admin.depth(Q).limits == Limits(None, 0.5)
+    admin.limit(Q, rate_per_second=None)
+    assert not client.exists(keys.key(P, Q, keys.LIMITS))

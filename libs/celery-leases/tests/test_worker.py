@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 
 from celery_leases import keys
-from celery_leases.admin import Admin, Depth
+from celery_leases.admin import Admin, Depth, Limits
 from devstack.processes import Process
 from devstack.waiting import until
 
@@ -61,6 +62,27 @@ def test_delayed_tasks_wait_in_redis(cluster):
     results.append(signature(app, "add", 1, 1).apply_async(eta=naive))
     assert [result.get(timeout=20) for result in results] == [2, 2, 2]
     assert time.time() - started >= 2
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_leaves_a_paused_queue_alone_and_wakes_when_it_is_resumed(cluster, pool):
+    client, app = cluster.server.client(), cluster.app()
+    admin, wake_ups = Admin(client, PREFIX), keys.key(PREFIX, "work", keys.WAKE_UP)
+    cluster.worker(*POOLS[pool])
+    running = signature(app, "step", "a", 1.0).apply_async()
+    until(lambda: admin.depth("work").running == 1, "a task to run")
+    assert admin.pause("work")
+    results = []
+    for number in range(3):
+        results.append(signature(app, "add", number, 0).apply_async())
+        if number == 0:
+            assert running.get(timeout=20), "what runs goes on"
+        # Each wake-up that is gone is a look of the worker's; the look before it has ended then.
+        until(lambda: not client.exists(wake_ups), "the worker to look")
+    assert admin.depth("work") == dataclasses.replace(admin.depth("work"), waiting=3, running=0)
+    admin.limit("work", max_running=1)
+    assert admin.resume("work")
+    assert [result.get(timeout=20) for result in results] == [0, 1, 2]
 
 
 def test_expired_and_revoked_tasks_do_not_run(cluster):
@@ -213,7 +235,8 @@ def test_the_command_shows_and_redrives(cluster):
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert run("depth").stdout.split() == [
-        "queue", "waiting", "running", "delayed", "dead", "work", "0", "0", "0", "1",
+        "queue", "waiting", "running", "delayed", "dead", "paused", "max_running", "rate_per_second",
+        "work", "0", "0", "0", "1", "False", "-", "-",
     ]  # fmt: skip
     listed = json.loads(run("--json", "dead-letters", "list").stdout)
     assert listed["task"] == "leases_app.rejected"
@@ -227,6 +250,14 @@ def test_the_command_shows_and_redrives(cluster):
     until(lambda: client.hlen(keys.key(PREFIX, "work", keys.DEAD)) == 1, "its second death")
     missing = run("dead-letters", "show", "work", "nobody")
     assert (missing.returncode, "no dead letter" in missing.stderr) == (1, True)
+    assert run("pause", "work", "--note", "its database is down").stdout == "paused: work\n"
+    assert run("limit", "work", "--max-running", "3", "--rate-per-second", "0.5").stdout == "limited: work\n"
+    depth = Admin(client, PREFIX).depth("work")
+    assert (depth.pause.note, depth.pause.until_ms) == ("its database is down", None)
+    assert depth.limits == Limits(3, 0.5)
+    assert json.loads(run("--json", "depth", "work").stdout)["paused"] is True
+    assert run("resume", "work").stdout == "resumed: work\n"
+    assert run("limit", "work", "--max-running", "0").returncode == 2
     away = subprocess.run(
         [sys.executable, "-m", "celery_leases", "--url", "redis://127.0.0.1:1/0", "depth"],
         capture_output=True, text=True, check=False,

@@ -6,14 +6,19 @@ import argparse
 import json
 import os
 import sys
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import redis
 
 from celery_leases import __version__
-from celery_leases.admin import Admin, UnknownDeadLetterError
+from celery_leases.admin import Admin, Depth, UnknownDeadLetterError
 from celery_leases.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +35,16 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True)
     depth = commands.add_parser("depth", help="messages waiting, running, delayed and dead, per queue")
     depth.add_argument("queue", nargs="*", help="only these queues (default: all)")
+    pause = commands.add_parser("pause", help="deliver nothing of a queue; what runs goes on, what is published waits")
+    pause.add_argument("queue")
+    pause.add_argument("--note", default="", help="why")
+    pause.add_argument("--seconds", type=_positive(float), help="resume by itself after so long (default: never)")
+    resume = commands.add_parser("resume", help="deliver again what waits in a queue")
+    resume.add_argument("queue")
+    limit = commands.add_parser("limit", help="limit what is delivered of a queue; without an option, not at all")
+    limit.add_argument("queue")
+    limit.add_argument("--max-running", type=_positive(int), help="messages that run at once")
+    limit.add_argument("--rate-per-second", type=_positive(float), help="deliveries that begin, in the long run")
     letters = commands.add_parser("dead-letters", help="messages that were given up")
     actions = letters.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="the newest dead letters, newest first")
@@ -46,6 +61,16 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _positive[Number: (int, float)](number: Callable[[str], Number]) -> Callable[[str], Number]:
+    def parse(text: str) -> Number:
+        value = number(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError("must be more than 0")
+        return value
+
+    return parse
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when the dead letter does not exist, 2 when Redis cannot be reached."""
     options = parser().parse_args(arguments)
@@ -53,6 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "depth":
             _depth(admin, options)
+        elif options.command == "pause":
+            until_ms = None if options.seconds is None else round((time.time() + options.seconds) * 1000)
+            admin.pause(options.queue, options.note, until_ms)
+            print(f"paused: {options.queue}")
+        elif options.command == "resume":
+            admin.resume(options.queue)
+            print(f"resumed: {options.queue}")
+        elif options.command == "limit":
+            admin.limit(options.queue, max_running=options.max_running, rate_per_second=options.rate_per_second)
+            print(f"limited: {options.queue}")
         else:
             _dead_letters(admin, options)
     except UnknownDeadLetterError as error:
@@ -65,9 +100,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _depth(admin: Admin, options: argparse.Namespace) -> None:
-    columns = ["queue", "waiting", "running", "delayed", "dead"]
-    rows = [{name: getattr(depth, name) for name in columns} for depth in admin.depths(options.queue or admin.queues())]
+    columns = ["queue", "waiting", "running", "delayed", "dead", "paused", "max_running", "rate_per_second"]
+    rows = [_row(depth) for depth in admin.depths(options.queue or admin.queues())]
     _print(rows, columns, as_json=options.json)
+
+
+def _row(depth: Depth) -> dict[str, object]:
+    counts = {name: getattr(depth, name) for name in ("queue", "waiting", "running", "delayed", "dead")}
+    return counts | {"paused": depth.pause is not None} | asdict(depth.limits)
 
 
 def _dead_letters(admin: Admin, options: argparse.Namespace) -> None:
@@ -103,7 +143,7 @@ def _print(rows: list[dict[str, object]], columns: list[str], *, as_json: bool) 
         for row in rows:
             print(json.dumps(row))
         return
-    table = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    table = [columns, *(["-" if row[column] is None else str(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[position]) for line in table) for position in range(len(columns))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from celery_leases import keys, scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     import redis
     import redis.asyncio
@@ -24,6 +24,35 @@ if TYPE_CHECKING:
 
 # The oldest message is looked for among so many of each priority: one that was withdrawn leaves its key behind.
 _LOOKED_AT: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """That nothing of a queue is delivered: why, since when, and until when (None: until it is resumed)."""
+
+    note: str
+    since_ms: int
+    until_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be delivered of a queue; None for no limit."""
+
+    # Messages that run at once.
+    max_running: int | None = None
+    # Deliveries that begin, in the long run. What is unused of one second is saved, and one delivery at least.
+    rate_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would deliver nothing: that is a pause.
+
+        Raises:
+            ValueError: for a limit that is not more than 0.
+
+        """
+        if any(limit is not None and not limit > 0 for limit in (self.max_running, self.rate_per_second)):
+            raise ValueError("a limit must be more than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +66,8 @@ class Depth:
     dead: int
     # The envelope of the message that a worker takes next, as far as it can be told.
     next_message: dict[str, Any] | None = field(default=None, compare=False)
+    pause: Pause | None = None
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +206,26 @@ class Admin:
         if not scripts.DISCARD(self._client, [], [self._prefix, queue, message_key]):
             raise UnknownDeadLetterError(queue, message_key)
 
+    def pause(self, queue: str, note: str = "", until_ms: int | None = None) -> bool:
+        """Deliver nothing of a queue until it is resumed, or until a time; returns whether it was not paused before.
+
+        What runs goes on; what is published waits. Workers of a release before 0.3 do not know of it.
+        """
+        return bool(scripts.PAUSE(self._client, [], [self._prefix, queue, note, until_ms or 0]))
+
+    def resume(self, queue: str) -> bool:
+        """Deliver again what waits in a queue; returns whether it was paused."""
+        return bool(scripts.RESUME(self._client, [], [self._prefix, queue]))
+
+    def limit(self, queue: str, **limits: float | None) -> None:
+        """Change limits of a queue, named as in `Limits`: None for none. What is not named stays as it is.
+
+        Raises:
+            ValueError: for a limit that is not more than 0.
+
+        """
+        scripts.LIMIT(self._client, [], [self._prefix, queue, _changes(limits)])
+
     def _ask[Answer](self, question: Question[Answer]) -> Answer:
         try:
             commands = next(question)
@@ -229,6 +280,10 @@ class AsyncAdmin:
         if not await scripts.DISCARD.run_async(self._client, [], [self._prefix, queue, message_key]):
             raise UnknownDeadLetterError(queue, message_key)
 
+    async def limit(self, queue: str, **limits: float | None) -> None:
+        """As `Admin.limit`."""
+        await scripts.LIMIT.run_async(self._client, [], [self._prefix, queue, _changes(limits)])
+
     async def _ask[Answer](self, question: Question[Answer]) -> Answer:
         try:
             commands = next(question)
@@ -241,6 +296,12 @@ class AsyncAdmin:
         except StopIteration as end:
             answer: Answer = end.value
             return answer
+
+
+def _changes(limits: Mapping[str, float | None]) -> str:
+    """Return changes of limits as the script reads them."""
+    Limits(**limits)  # type: ignore[arg-type]  # the names are checked
+    return json.dumps({name: False if limit is None else limit for name, limit in limits.items()})
 
 
 def decode(message: str) -> dict[str, Any]:
@@ -270,12 +331,14 @@ def _depths(prefix: str, queues: Sequence[str]) -> Question[list[Depth]]:
             methodcaller("zcard", keys.key(prefix, queue, keys.LEASES)),
             methodcaller("zcard", keys.key(prefix, queue, keys.DELAYED)),
             methodcaller("hlen", keys.key(prefix, queue, keys.DEAD)),
+            methodcaller("hmget", keys.key(prefix, queue, keys.PAUSE), "note", "since_ms", "until_ms"),
+            methodcaller("hmget", keys.key(prefix, queue, keys.LIMITS), "max_running", "rate_per_second"),
             *(methodcaller("lrange", keys.key(prefix, queue, part), -_LOOKED_AT, -1) for part in keys.WAITING_LISTS),
         )
     ]
-    rows = list(batched(found, 4 + len(keys.WAITING_LISTS), strict=True))
+    rows = list(batched(found, 6 + len(keys.WAITING_LISTS), strict=True))
     # A pop takes from the lists in their order, and from their right ends.
-    message_keys = [[message_key for waiting in row[4:] for message_key in reversed(waiting)] for row in rows]
+    message_keys = [[message_key for waiting in row[6:] for message_key in reversed(waiting)] for row in rows]
     messages = yield [
         methodcaller("hmget", keys.key(prefix, queue, keys.LIVE), those or [""])
         for queue, those in zip(queues, message_keys, strict=True)
@@ -288,9 +351,21 @@ def _depths(prefix: str, queues: Sequence[str]) -> Question[list[Depth]]:
             delayed,
             dead,
             next((decode(text.decode("utf-8", "replace")) for text in texts if text is not None), None),
+            _pause(*paused),
+            _limits(*limits),
         )
-        for queue, (live, running, delayed, dead, *_), texts in zip(queues, rows, messages, strict=True)
+        for queue, (live, running, delayed, dead, paused, limits, *_), texts in zip(queues, rows, messages, strict=True)
     ]
+
+
+def _pause(note: bytes | None, since_ms: bytes | None, until_ms: bytes | None) -> Pause | None:
+    if since_ms is None:
+        return None
+    return Pause((note or b"").decode("utf-8", "replace"), int(since_ms), int(until_ms or 0) or None)
+
+
+def _limits(max_running: bytes | None, rate_per_second: bytes | None) -> Limits:
+    return Limits(int(max_running) if max_running else None, float(rate_per_second) if rate_per_second else None)
 
 
 def _dead_message_keys(prefix: str, queues: Sequence[str]) -> Question[list[str]]:

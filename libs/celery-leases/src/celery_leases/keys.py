@@ -38,11 +38,15 @@ SETTLED: Final = "settled"
 WAKE_UP: Final = "bell"
 # string: the queue's x-expires in milliseconds, which ends when the queue has not been used for so long.
 EXPIRES: Final = "expires"
+# hash: note, since_ms, until_ms (0: no end). While it is there, nothing of the queue is delivered.
+PAUSE: Final = "pause"
+# hash: max_running, rate_per_second, and of a rate how many deliveries are saved (tokens) since when (counted_at, ms).
+LIMITS: Final = "limits"
 
 WAITING_LISTS: Final = (WAITING, *(f"{WAITING}.{priority}" for priority in range(1, 10)))
 PARTS: Final = (
     *WAITING_LISTS, LIVE, LEASES, OWNERS, HISTORY, PRIORITIES,
-    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, DEATHS, SETTLED, WAKE_UP, EXPIRES,
+    DELAYED, DELAYED_MESSAGES, DEAD, DEAD_AT, UNREPORTED, DEATHS, SETTLED, WAKE_UP, EXPIRES, PAUSE, LIMITS,
 )  # fmt: skip
 
 

@@ -28,8 +28,8 @@ def load(path: str) -> str:
 
     A line ``--- @include package/folder/file.lua`` at its head puts that file before it; each file comes once, however
     often it is named. A script of another package may include ours: ``publish.lua``, ``withdraw.lua``,
-    ``reschedule.lua``, ``depth.lua``, ``dead_letter.lua``, ``discard.lua`` and ``redrive.lua`` define functions whose
-    names begin with ``leases_``.
+    ``reschedule.lua``, ``depth.lua``, ``dead_letter.lua``, ``discard.lua``, ``redrive.lua``, ``pause.lua`` and
+    ``limit.lua`` define functions whose names begin with ``leases_``.
     """
     return "".join(_parts(path, set()))
 

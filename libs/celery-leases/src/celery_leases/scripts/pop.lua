@@ -1,5 +1,5 @@
 --- @include celery_leases/scripts/queue.lua
--- Takes the oldest message of the first queue that has one.
+-- Takes the oldest message of the first queue that has one and may deliver it.
 -- KEYS: the queues' bases in the order to try them.
 -- ARGV: prefix, owner, lease_ms, poller, number of this pop, then for each queue 'lease' or 'take' (consumers that
 --       never acknowledge settle by the pop).
@@ -32,10 +32,35 @@ local function is_empty(base, last)
   return true
 end
 
--- Most queues have no priorities, and need be looked at once.
+-- What is left of each queue's rate once a message is taken, where it has one.
+local tokens = {}
+
+-- Whether nothing of a queue may be delivered now: it is paused, runs as many messages as it may, or has used up its
+-- rate. Of that as much as one second gives is saved while nothing is taken, and one message at least.
+local function is_held(index, base)
+  if redis.call('EXISTS', base .. ':pause') == 1 then
+    return true
+  end
+  local found = redis.call('HMGET', base .. ':limits', 'max_running', 'rate_per_second', 'tokens', 'counted_at')
+  if found[1] and redis.call('ZCARD', base .. ':leases') >= tonumber(found[1]) then
+    return true
+  end
+  if found[2] then
+    local rate, most = tonumber(found[2]), math.max(tonumber(found[2]), 1)
+    local gained = math.max(now_ms() - tonumber(found[4] or 0), 0) * rate / 1000
+    tokens[index] = math.min(tonumber(found[3] or 0) + gained, most) - 1
+    return tokens[index] < 0
+  end
+  return false
+end
+
+-- Most queues have no priorities, and need be looked at once; most are neither paused nor limited.
 local lasts, longest = {}, 0
 for index, base in ipairs(KEYS) do
-  lasts[index] = redis.call('EXISTS', base .. ':priorities') == 1 and 9 or 0
+  lasts[index] = 0
+  if redis.call('EXISTS', base .. ':priorities', base .. ':pause', base .. ':limits') > 0 then
+    lasts[index] = is_held(index, base) and -1 or redis.call('EXISTS', base .. ':priorities') == 1 and 9 or 0
+  end
   longest = math.max(longest, lasts[index])
 end
 for priority = 0, longest do
@@ -47,6 +72,9 @@ for priority = 0, longest do
     if message_key then
       if is_empty(base, lasts[index]) then
         redis.call('DEL', base .. ':bell')
+      end
+      if tokens[index] then
+        redis.call('HSET', base .. ':limits', 'tokens', tokens[index], 'counted_at', now_ms())
       end
       if ARGV[5 + index] == 'take' then
         redis.call('HDEL', base .. ':live', message_key)

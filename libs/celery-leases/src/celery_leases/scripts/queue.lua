@@ -36,18 +36,21 @@ local function owner_of(base, message_key)
   return owner, tonumber(delivery)
 end
 
--- `held` counts the leases of each owner.
+local function wake_up(base)
+  if redis.call('LPUSH', base .. ':bell', 1) > 32 then
+    redis.call('LTRIM', base .. ':bell', 0, 31)
+  end
+end
+
+-- `held` counts the leases of each owner. A queue that was at its limit may deliver another message.
 local function drop_lease(prefix, base, message_key, owner)
   redis.call('ZREM', base .. ':leases', message_key)
   redis.call('HDEL', base .. ':owners', message_key)
   if redis.call('HINCRBY', prefix .. 'held', owner, -1) < 1 then
     redis.call('HDEL', prefix .. 'held', owner)
   end
-end
-
-local function wake_up(base)
-  if redis.call('LPUSH', base .. ':bell', 1) > 32 then
-    redis.call('LTRIM', base .. ':bell', 0, 31)
+  if redis.call('EXISTS', base .. ':limits') == 1 then
+    wake_up(base)
   end
 end
 
