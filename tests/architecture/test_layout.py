@@ -147,7 +147,7 @@ def test_the_chart_writes_the_key_prefix_once_and_the_brokers_keys_as_they_are()
     templates = ROOT / "charts" / "offload" / "templates"
     assert [path for path in templates.rglob("*.*") if "offload:" in path.read_text()] == []
     asked = re.findall(r'"key" "([a-z-]+)"', (templates / "workers" / "scaledobject.yaml").read_text())
-    assert set(asked) == {celery_leases.keys.WAITING, celery_leases.keys.LEASES, celery_leases.keys.LIVE}
+    assert set(asked) == {celery_leases.keys.LIVE, celery_leases.keys.LEASES, celery_leases.keys.PAUSE}
 
 
 def test_every_service_has_the_same_files():

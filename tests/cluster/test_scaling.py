@@ -136,6 +136,28 @@ def test_the_composite_scales_and_is_ready(scaled, report):
         scaled.upgrade()
 
 
+def test_a_paused_queue_asks_for_no_replicas(scaled, report):
+    until(lambda: scaled.replicas(FLEET) == 0, "the fleet to be at zero", seconds=180)
+    with scaled.client() as client, Replicas(scaled, FLEET) as replicas:
+        assert client.http.put("/v1/queues/images/pause", json={"note": "a trial"}).status_code == 200
+        try:
+            for _ in range(20):
+                client.post_photo()
+            # The fleet serves this queue too: it comes for the report, and goes while the photos wait.
+            report_id = client.http.post("/v1/reports", json={"rows": 10}).json()["task_id"]
+            until(lambda: client.task(report_id)["state"] == "SUCCESS", "the report", seconds=120)
+            until(lambda: scaled.replicas(FLEET) == 0, "the fleet to be at zero again", seconds=180)
+            assert max(wanted for _, wanted, _ in replicas.seen) == 1, str(replicas)
+            assert client.http.get("/v1/queues/images").json()["waiting"] == 20
+        finally:
+            client.http.delete("/v1/queues/images/pause")
+        Tally.of(scaled, client, seconds=180).check()
+    report.add(
+        "Elasticity", "20 images in a paused queue, one report in another queue of the fleet",
+        f"replicas {replicas}; the images wait, and are done once the queue is resumed",
+    )  # fmt: skip
+
+
 def test_paused_holds(scaled):
     until(lambda: scaled.replicas(FLEET) == 0, "the fleet to be at zero", seconds=180)
     scaled.upgrade("--set", "keda.paused=true")

@@ -262,8 +262,11 @@ def test_every_queue_has_a_fleet_and_a_fleet_more_is_a_few_values():
     assert sorted(served) == sorted(Queue)
     values = "workers.thumbnails.queues={images},workers.thumbnails.concurrency=8,workers.thumbnails.image=imageWorker"
     fleet = ("--set", f"{values},workers.thumbnails.resources.limits.memory=4Gi,keda.enabled=true", *KEDA)
-    scaled = one("ScaledObject", "worker-thumbnails", *fleet)
-    assert scaled["spec"]["triggers"][0]["metadata"]["listLength"] == "8"
+    scaled = one("ScaledObject", "worker-thumbnails", *fleet)["spec"]
+    assert scaled["triggers"][0]["metadata"]["listLength"] == "8"
+    named = one("ScaledObject", "worker-thumbnails", *fleet, "--set", "workers.thumbnails.queues={2-sizes}")["spec"]
+    assert named["triggers"][0]["name"] == "queue_2_sizes_live", "in a formula a dash subtracts"
+    assert "queue_2_sizes_live" in named["advanced"]["scalingModifiers"]["formula"]
     for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
         assert one(kind, "worker-thumbnails", *fleet)
 
@@ -352,9 +355,14 @@ def test_a_scaled_object_measures_what_waits_and_runs():
     spec = one("ScaledObject", "worker-image", "--set", "keda.enabled=true", *KEDA)["spec"]
     assert (spec["pollingInterval"], spec["minReplicaCount"], spec["maxReplicaCount"]) == (5, 0, 10)
     assert [trigger["metadata"]["listName"] for trigger in spec["triggers"]] == [
-        "offload:queue:images:live", "offload:queue:reports:live",
-    ]  # fmt: skip
+        f"offload:queue:{queue}:{part}" for queue in ("images", "reports") for part in ("live", "leases", "pause")
+    ]
     assert {trigger["metadata"]["listLength"] for trigger in spec["triggers"]} == {"2"}
+    modifiers = spec["advanced"]["scalingModifiers"]
+    assert (modifiers["target"], modifiers["activationTarget"]) == ("2", "0")
+    assert modifiers["formula"] == " + ".join(
+        f"(queue_{queue}_paused > 0 ? queue_{queue}_running : queue_{queue}_live)" for queue in ("images", "reports")
+    )
     assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
     behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0

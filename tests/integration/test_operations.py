@@ -48,7 +48,7 @@ def test_queues_are_shown_to_operators_alone(offload):
         return operator.get("/v1/queues/reports").json()
 
     nothing = {"waiting": 0, "running": 0, "delayed": 0, "dead": 0, "oldest_age_seconds": 0.0}
-    assert reports() == {"name": "reports"} | nothing
+    assert reports() == {"name": "reports", "paused": None, "max_running": None, "rate": None} | nothing
     pause = offload.paused("image_worker", "in the step", ONE)
     for _ in range(3):
         other.post("/v1/reports", json={"rows": 1})

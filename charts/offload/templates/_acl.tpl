@@ -4,7 +4,7 @@ scripts are checked like those of the client itself.
 */}}
 {{- define "offload.aclUsers" -}}
 {{- $session := "-@all +hello +auth +ping +select +client|setinfo +client|setname +client|id" -}}
-{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +pttl +xadd +get +lpush +llen +ltrim +sadd +zadd +zscore +zrem +hgetall" -}}
+{{- $scripts := "+eval +evalsha +script|load +script|exists +time +exists +hget +hmget +hset +hincrby +hexists +hlen +pexpire +pttl +xadd +get +lpush +llen +ltrim +sadd +zadd +zcard +zscore +zrem +hgetall" -}}
 {{- $sweeps := "+set +hdel +hscan +hsetnx +hvals +rpush +smembers +srandmember +srem +type +unlink +zrangebyscore" -}}
 {{- $consumes := "+rpop +brpop +del +publish +psubscribe +subscribe +unsubscribe +punsubscribe +multi +exec" -}}
 {{- $prefix := .Values.redis.keyPrefix -}}
@@ -12,8 +12,8 @@ scripts are checked like those of the client itself.
 {{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting ~%[2]sbatches ~%[2]sschedules" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" "schedules-of" }} ~{{ $prefix }}{{ . }}:*{{ end }}
-  commands: {{ $session }} {{ $scripts }} +smembers +hdel +hsetnx +set +del +multi +exec +lrange +zcard +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}paused-queues ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" "schedules-of" }} ~{{ $prefix }}{{ . }}:*{{ end }}
+  commands: {{ $session }} {{ $scripts }} +smembers +hdel +hsetnx +set +del +multi +exec +lrange +pexpireat +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}
 {{- range include "offload.fleets" . | fromJson }}
@@ -27,7 +27,7 @@ gateway:
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }}{{ range $more.commands }} +{{ . | lower }}{{ end }}
 {{- end }}
 beat:
-  keys: {{ $queues }} ~{{ $prefix }}slots
+  keys: {{ $queues }} ~{{ $prefix }}slots ~{{ $prefix }}paused-queues
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }} +zrange
 keda:
   keys: ~{{ $prefix }}queue:*

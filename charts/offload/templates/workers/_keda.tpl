@@ -2,11 +2,16 @@
 {{- if or (include "offload.redisHasPassword" .) .Values.redis.caSecret .Values.trustedCASecret .Values.redis.clientSecret -}}yes{{- end -}}
 {{- end }}
 
+{{- /* A queue as KEDA's formula names it, where a dash subtracts and a digit begins a number. */}}
+{{- define "offload.kedaName" -}}
+queue_{{ replace "-" "_" . }}
+{{- end }}
+
 {{- /* Takes (dict "root" $ "queue" … "name" what is measured "key" the queue's key of it "target" per replica). */}}
 {{- define "offload.redisTrigger" -}}
 {{- $redis := include "offload.redis" .root | fromJson -}}
 - type: {{ $redis.sentinel | ternary "redis-sentinel" "redis" }}
-  name: {{ .queue }}_{{ .name }}
+  name: {{ include "offload.kedaName" .queue }}_{{ .name }}
   metadata:
     {{- if $redis.sentinel }}
     addresses: {{ join "," $redis.addresses | quote }}

@@ -32,6 +32,8 @@ TYPES = {
     "step.failed": "A step has failed for good.",
     "batch.completed": "All tasks of a batch have ended.",
     "schedule.missed": "A schedule has missed occurrences: `missed` is how many, `until` the time of the last one.",
+    "queue.paused": "An operator has paused a queue: `note` is why, `until` is when it ends by itself.",
+    "queue.resumed": "A paused queue delivers its messages again.",
     "webhook.disabled": "An endpoint gets nothing any more: `reason` is why.",
 }
 

@@ -115,6 +115,11 @@ def schedules_of(prefix: str, owner: str) -> str:
     return f"{prefix}schedules-of:{owner}"
 
 
+def paused_queues(prefix: str) -> str:
+    """Return the key of the queues that are paused: until when (ms, 0: no end), and who asked for it."""
+    return f"{prefix}paused-queues"
+
+
 def bulk(prefix: str, bulk_id: str) -> str:
     """Return the key of a bulk operation."""
     return f"{prefix}bulk:{bulk_id}"

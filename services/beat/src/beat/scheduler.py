@@ -14,7 +14,7 @@ from beat.tenant_schedules import TenantSchedules
 from celery_leases.options import Options
 from celery_leases.reports import Reporter
 from celery_leases.sweep import Sweeper
-from offload_core import batches, keys
+from offload_core import batches, keys, queues
 from offload_core.publisher import Publisher
 from offload_core.redis_client import cause, connect, time_of
 from offload_core.task_store import TaskScript, TaskStore
@@ -74,6 +74,8 @@ class OccurrenceScheduler(Scheduler):
             while self._tasks.forget(FORGET_LIMIT).run(self._client) == FORGET_LIMIT:
                 pass  # a burst of tasks has expired
             self._attend_batches()
+            for call in queues.due(self._tasks, self._client, round(now.timestamp() * 1000)):
+                call.run(self._client)
             self._next_in_seconds = self._tenants.look()
             self._reporter.notice(self._sweeper.sweep().unreported)
         except RedisError as error:

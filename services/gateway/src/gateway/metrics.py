@@ -42,6 +42,7 @@ class Metrics:
             ["queue"],
             registry=self.registry,
         )
+        self.paused = Gauge("offload_queue_paused", "1 for a queue that is paused", ["queue"], registry=self.registry)
         self.dependency_up = Gauge(
             "offload_dependency_up", "1 when it answered the last health check", ["dependency"], registry=self.registry
         )
@@ -67,6 +68,7 @@ class Metrics:
             for place in ("waiting", "running", "delayed", "dead"):
                 self.messages.labels(state.name, place).set(getattr(state, place))
             self.oldest_age.labels(state.name).set(state.oldest_age_seconds)
+            self.paused.labels(state.name).set(state.pause is not None)
         now_ms = time.time() * 1000
         checks = {name.decode(): value for name, value in found.items()}
         for name, value in checks.items():

@@ -1,35 +1,72 @@
-"""How the queues stand, for operators."""
+"""Queues, for operators: how they stand, pausing and limiting them."""
 
 from __future__ import annotations
 
-import dataclasses
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway import dependencies, openapi
-from gateway.problems import Problem
+from gateway.intake.bodies import json_body
 from gateway.queues import schemas, service
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], dependencies=[Depends(dependencies.operator)])
+
+_BODY = openapi.problems(401, 403, 404, 408, 413, 415, 422)
 
 
 @router.get("", response_model=schemas.Queues, responses=openapi.problems(401, 403))
 async def get_queues(request: Request) -> Response:
     """Show how every queue stands."""
-    return JSONResponse({"queues": [dataclasses.asdict(state) for state in await _states(request)]})
+    deps = dependencies.of(request)
+    states = await service.read(deps.redis, deps.settings.broker_prefix, deps.catalogue)
+    return JSONResponse({"queues": [state.view() for state in states]})
 
 
 @router.get("/{name}", response_model=schemas.QueueState, responses=openapi.problems(401, 403, 404))
 async def get_queue(request: Request, name: str) -> Response:
-    """Show how one queue stands: waiting, running, delayed, dead, and the age of what is next."""
-    for state in await _states(request):
-        if state.name == name:
-            return JSONResponse(dataclasses.asdict(state))
-    raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
+    """Show how one queue stands: waiting, running, delayed, dead, the age of what is next, its pause and its limits."""
+    return await _shown(request, name)
 
 
-async def _states(request: Request) -> list[service.QueueState]:
+@router.patch(
+    "/{name}",
+    response_model=schemas.QueueState,
+    responses=_BODY,
+    openapi_extra=openapi.json_request(schemas.LIMITS_CHANGE),
+)
+async def patch_queue(request: Request, name: str) -> Response:
+    """Limit how many messages of a queue run at once, and how many deliveries begin in a second. What waits is kept."""
     deps = dependencies.of(request)
-    return await service.read(deps.redis, deps.settings.broker_prefix, deps.catalogue)
+    await service.find(deps, name)
+    await service.limit(deps, name, await json_body(request, schemas.LIMITS_CHANGE))
+    return await _shown(request, name)
+
+
+@router.put(
+    "/{name}/pause",
+    response_model=schemas.QueueState,
+    responses=_BODY,
+    openapi_extra=openapi.json_request(schemas.PAUSE),
+)
+async def put_pause(request: Request, name: str) -> Response:
+    """Pause a queue: no worker takes anything of it. Running tasks end, new ones are accepted and wait."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    await service.find(deps, name)
+    await service.pause(deps, caller.name, name, await json_body(request, schemas.PAUSE))
+    return await _shown(request, name)
+
+
+@router.delete("/{name}/pause", status_code=HTTPStatus.NO_CONTENT, responses=openapi.problems(401, 403, 404))
+async def delete_pause(request: Request, name: str) -> Response:
+    """Resume a queue. One that is not paused stays as it is."""
+    deps, caller = dependencies.of(request), dependencies.caller(request)
+    await service.find(deps, name)
+    await service.resume(deps, caller.name, name)
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+async def _shown(request: Request, name: str) -> Response:
+    state = await service.find(dependencies.of(request), name)
+    return JSONResponse(state.view())

@@ -1,17 +1,24 @@
-"""How the queues stand, as the broker tells."""
+"""How the queues stand, as the broker tells; pausing and limiting them."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import AsyncAdmin
+from gateway.problems import Problem, invalid_fields
+from gateway.timestamps import rfc3339
+from offload_core import queues
 from offload_core.messages import PUBLISHED_AT
 
 if TYPE_CHECKING:
     import redis.asyncio
 
+    from celery_leases.admin import Limits, Pause
+    from gateway.dependencies import Dependencies
+    from gateway.queues.schemas import LimitsChange, NewPause
     from gateway.task_types.service import Catalogue
 
 
@@ -26,6 +33,27 @@ class QueueState:
     dead: int
     # How long the message that is next has waited; 0 where none waits.
     oldest_age_seconds: float
+    pause: Pause | None
+    limits: Limits
+
+    def view(self) -> dict[str, Any]:
+        """Return it as the API shows it."""
+        pause = self.pause and {
+            "note": self.pause.note,
+            "since": rfc3339(self.pause.since_ms),
+            "until": rfc3339(self.pause.until_ms),
+        }
+        return {
+            "name": self.name,
+            "waiting": self.waiting,
+            "running": self.running,
+            "delayed": self.delayed,
+            "dead": self.dead,
+            "oldest_age_seconds": self.oldest_age_seconds,
+            "paused": pause,
+            "max_running": self.limits.max_running,
+            "rate": self.limits.rate_per_second,
+        }
 
 
 async def names(client: redis.asyncio.Redis, prefix: str, catalogue: Catalogue) -> list[str]:
@@ -48,9 +76,56 @@ async def read(client: redis.asyncio.Redis, prefix: str, catalogue: Catalogue) -
     """
     depths = await AsyncAdmin(client, prefix).depths(await names(client, prefix, catalogue))
     return [
-        QueueState(depth.queue, depth.waiting, depth.running, depth.delayed, depth.dead, _age(depth.next_message))
+        QueueState(
+            name=depth.queue,
+            waiting=depth.waiting,
+            running=depth.running,
+            delayed=depth.delayed,
+            dead=depth.dead,
+            oldest_age_seconds=_age(depth.next_message),
+            pause=depth.pause,
+            limits=depth.limits,
+        )
         for depth in depths
     ]
+
+
+async def find(deps: Dependencies, name: str) -> QueueState:
+    """Return the state of one queue.
+
+    Raises:
+        Problem: 404 ``queue.not_found``.
+
+    """
+    for state in await read(deps.redis, deps.settings.broker_prefix, deps.catalogue):
+        if state.name == name:
+            return state
+    raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
+
+
+async def pause(deps: Dependencies, owner: str, name: str, asked: NewPause) -> None:
+    """Pause a queue, or change why and until when it is paused.
+
+    Raises:
+        Problem: 422 ``request.invalid`` for an end that is not ahead.
+
+    """
+    until_ms = None if asked.until is None else round(asked.until.timestamp() * 1000)
+    if until_ms is not None and until_ms <= time.time() * 1000:
+        raise invalid_fields({"until": "must lie ahead"})
+    await queues.pause(deps.tasks, owner, name, note=asked.note, until_ms=until_ms).run_async(deps.redis)
+
+
+async def resume(deps: Dependencies, owner: str, name: str) -> None:
+    """Resume a queue, if it is paused."""
+    await queues.resume(deps.tasks, owner, name).run_async(deps.redis)
+
+
+async def limit(deps: Dependencies, name: str, asked: LimitsChange) -> None:
+    """Change the limits of a queue."""
+    names = {"max_running": "max_running", "rate": "rate_per_second"}
+    changes = {names[field]: value for field, value in asked.model_dump(exclude_unset=True).items()}
+    await AsyncAdmin(deps.redis, deps.settings.broker_prefix).limit(name, **changes)
 
 
 def _age(message: dict[str, Any] | None) -> float:
