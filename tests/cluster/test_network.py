@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -235,6 +236,44 @@ def schedules(client) -> None:
     assert client.http.delete(url).status_code == 204
 
 
+def pauses(release, client) -> None:
+    """Pause a queue until a time, and until it is resumed; limit it."""
+    path = "/v1/queues/reports"
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    assert client.http.put(f"{path}/pause", json={"until": ends.isoformat()}).status_code == 200
+    waits = client.http.post("/v1/reports", json={"rows": 1}).headers["Location"]
+    until(lambda: client.http.get(waits).json()["state"] == "SUCCESS", "the pause to end", seconds=60)
+    valkey = release.redis()
+    until(lambda: not valkey.exists("offload:paused-queues"), "beat to tell of it", seconds=30)
+    limits = {"max_running": 1, "rate": 50}
+    assert client.http.patch(path, json=limits).json()["rate"] == 50
+    assert client.http.put(f"{path}/pause", json={}).status_code == 200
+    waits = client.http.post("/v1/reports", json={"rows": 1}).headers["Location"]
+    assert client.http.delete(f"{path}/pause").status_code == 204
+    until(lambda: client.http.get(waits).json()["state"] == "SUCCESS", "the queue to go on", seconds=60)
+    assert client.http.patch(path, json=dict.fromkeys(limits)).json()["max_running"] is None
+
+
+def access(client) -> None:
+    """Make a tenant and a key of it, use it, and take both away."""
+    assert client.http.post("/v1/tenants", json={"name": "acme", "limits": {"max_waiting": 9}}).status_code == 201
+    made = client.http.post("/v1/keys", json={"tenant": "acme", "scopes": ["tasks:read", "tasks:write"]}).json()
+    path = f"/v1/keys/{made['id']}"
+    key = client.http.post(f"{path}/rotate", json={}).json()["key"]
+    headers = {"Authorization": f"Bearer {key}"}
+    posted = until(
+        lambda: (
+            (answer := client.http.post("/v1/reports", json={"rows": 1}, headers=headers)).status_code == 202 and answer
+        ),
+        "every gateway to know the key",
+    )
+    assert client.http.get(posted.headers["Location"], headers=headers).status_code == 200
+    until(lambda: client.http.get(path).json()["last_used_at"], "its use to be noted", seconds=30)
+    assert client.http.delete(path).status_code == 204
+    assert client.http.delete("/v1/tenants/acme").status_code == 204
+    assert client.http.get("/v1/audit", params={"resource_id": made["id"]}).json()["data"]
+
+
 def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     with release.client() as client:
         for _ in range(3):
@@ -268,6 +307,8 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
         webhooks_and_calls(client)
         batches(client)
         schedules(client)
+        pauses(release, client)
+        access(client)
         assert client.http.get("/metrics").status_code == 200
         Tally.of(release, client, seconds=120).check()
         waits = client.http.post(
@@ -297,6 +338,6 @@ def test_the_acl_log_stays_empty_through_all_that_happens(release, report):
     assert {"gateway", "image-worker", "mail-worker", "http-worker", "housekeeper", "beat", "keda"} <= users
     report.add(
         "Network",
-        "one ACL user per service, through chains, failure, redrive, cancel, report, batches, schedules, KEDA",
+        "one ACL user per service, through chains, failure, redrive, cancel, batches, schedules, pauses, keys, KEDA",
         "ACL LOG empty",
     )

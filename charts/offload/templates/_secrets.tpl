@@ -31,7 +31,7 @@
 {{- if has "apiKeys" $own -}}
 {{- $name := include "offload.secret" (dict "root" $ "of" "apiKeys") -}}
 {{- $key := include "offload.kept" (dict "root" $ "secret" $name "key" "api-key" "length" 43) | trimPrefix "offload_" | printf "offload_%s" -}}
-{{- $lines := prepend .Values.gateway.apiKeys (printf "default:%s:operator,tasks" (sha256sum $key)) -}}
+{{- $lines := prepend .Values.gateway.apiKeys (printf "default:%s:admin,operator,tasks" (sha256sum $key)) -}}
 {{- $_ := set $made $name (dict "api-key" $key "api-keys" (printf "%s\n" (join "\n" $lines))) -}}
 {{- end -}}
 {{- $wanted := dict -}}

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from offload_core import keys
 from offload_core.records import integer, text_of
 from offload_core.task_store import TaskScript
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from celery_leases.scripts import Argument
     from offload_core.records import NewTask
-    from offload_core.task_store import Call, Rate, TaskStore
+    from offload_core.task_store import Call, Limits, TaskStore
 
 # Hexadecimal digits.
 FINGERPRINT_LENGTH = 16
@@ -163,20 +162,10 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What refuses new items for now."""
-
-    waiting: int
-    delayed: int
-    is_nearly_full: bool
-    rate: Rate | None
-
-
-@dataclass(frozen=True, slots=True)
 class Added:
     """What became of some items: of each `accepted`, `known`, `conflict`, or the problem for which it is rejected."""
 
-    # Why it stopped before the last one: `missing`, `sealed`, `full`, `memory`, `rate`; or ``""``.
+    # Why it stopped before the last one: `missing`, `sealed`, `full`, `tenant`, `memory`, `rate`; or ``""``.
     why: str
     # How many wait, or the milliseconds to wait, and in which queue.
     subject: int
@@ -198,12 +187,10 @@ def add(
     store: TaskStore, batch_id: str, owner: str, items: Sequence[Item], limits: Limits, *, may_refuse: bool = True
 ) -> Call:
     """Add items; `Added` reads the answer. Unless it `may_refuse`, none is refused for a reason that passes."""
-    rate = limits.rate
     return _ADD(
         store.prefix, store.broker_prefix, batch_id,
         limits.waiting if may_refuse else -1, limits.delayed, int(limits.is_nearly_full),
-        keys.rate(store.prefix, owner) if rate else "",
-        1000 / rate.per_second if rate else 0, rate.burst if rate else 0,
+        *limits.words(store.prefix, owner),
         len(items), *(word for item in items for word in item.words()),
     )  # fmt: skip
 

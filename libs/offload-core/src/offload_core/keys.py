@@ -115,6 +115,31 @@ def schedules_of(prefix: str, owner: str) -> str:
     return f"{prefix}schedules-of:{owner}"
 
 
+def tenants(prefix: str) -> str:
+    """Return the key of the tenants: name to record."""
+    return f"{prefix}tenants"
+
+
+def api_keys(prefix: str) -> str:
+    """Return the key of the API keys: id to record."""
+    return f"{prefix}api-keys"
+
+
+def api_keys_used(prefix: str) -> str:
+    """Return the key that says when each API key was last used (ms)."""
+    return f"{prefix}api-keys-used"
+
+
+def access_version(prefix: str) -> str:
+    """Return the key of a number that grows with each change of a tenant or an API key."""
+    return f"{prefix}access-version"
+
+
+def audit(prefix: str) -> str:
+    """Return the key of the stream of what operators and administrators have done."""
+    return f"{prefix}audit"
+
+
 def paused_queues(prefix: str) -> str:
     """Return the key of the queues that are paused: until when (ms, 0: no end), and who asked for it."""
     return f"{prefix}paused-queues"

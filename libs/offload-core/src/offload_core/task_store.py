@@ -92,6 +92,30 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What refuses new tasks for now; 0 and None: nothing does."""
+
+    # Messages that wait in one queue, and that are delayed in it.
+    waiting: int = 0
+    delayed: int = 0
+    # Tasks of the owner that have not started.
+    tenant_waiting: int = 0
+    is_nearly_full: bool = False
+    rate: Rate | None = None
+
+    def words(self, prefix: str, owner: str) -> tuple[Argument, ...]:
+        """Return what of it is the owner's, as the scripts that accept tasks read it."""
+        rate = self.rate
+        return (
+            keys.rate(prefix, owner) if rate else "",
+            1000 / rate.per_second if rate else 0,
+            rate.burst if rate else 0,
+            keys.tasks(prefix, owner, "PENDING"),
+            self.tenant_waiting,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """Which tasks a list shows: those of an owner or all (``""``), created between two times (ms, 0: any).
 
@@ -163,23 +187,19 @@ class TaskStore:
         *,
         idempotency_key: str = "",
         fingerprint: str = "",
-        waiting_limit: int = 0,
-        is_nearly_full: bool = False,
-        rate: Rate | None = None,
+        limits: Limits = Limits(),
     ) -> Call:
         """Take a task: record, message and idempotency key, or nothing of it.
 
-        The `idempotency_key` is the owner's own. A `waiting_limit` of 0 is none. Neither the limit nor
-        `is_nearly_full` nor the `rate` refuses what was accepted before.
+        The `idempotency_key` is the owner's own. The `limits` refuse nothing that was accepted before.
         """
         message, *further = task.envelopes
         return _ACCEPT(
             self.prefix, self.broker_prefix, task.task_id,
             message.queue, message.message_key, message.text, message.due_ms,
             keys.idempotency(self.prefix, task.owner, idempotency_key) if idempotency_key else "", fingerprint,
-            waiting_limit, int(is_nearly_full),
-            keys.rate(self.prefix, task.owner) if rate else "",
-            1000 / rate.per_second if rate else 0, rate.burst if rate else 0,
+            limits.delayed if message.due_ms else limits.waiting, int(limits.is_nearly_full),
+            *limits.words(self.prefix, task.owner),
             len(task.steps), task.expires_at or 0,
             len(further), *(part for one in further for part in (one.queue, one.message_key, one.text)),
             *task.fields(),

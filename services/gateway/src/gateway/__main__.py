@@ -12,13 +12,16 @@ def main(arguments: list[str] | None = None) -> None:
     # uvicorn raises the signal again for whoever had it before, when all open requests are finished: a success.
     exit_on_sigterm()
     from gateway import auth
+    from gateway.configured_keys import TASKS
+    from gateway.scopes import SCOPES
 
     parser = argparse.ArgumentParser(prog="gateway", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="serve the API (the default)")
     key = commands.add_parser("new-key", help="make an API key: printed once, kept only as its digest")
-    key.add_argument("name", help="whose it is")
-    key.add_argument("--scope", action="append", choices=sorted(auth.SCOPES), help="default: tasks")
+    key.add_argument("name", help="the tenant whose it is")
+    scopes = sorted(SCOPES | {TASKS})
+    key.add_argument("--scope", action="append", choices=scopes, help="default: tasks, which is all scopes of a tenant")
     key.add_argument("--expires", help="expiry as a date or an RFC 3339 time; default: never")
     trial = commands.add_parser("smoke", help="post a photo, follow it to the mail about it, and fail if it fails")
     trial.add_argument("--url", required=True, help="the gateway; its API key is read from OFFLOAD_API_KEY")
@@ -32,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         smoke.main(options.url, options.mailpit, options.recipient, options.timeout_seconds)
         return
     if options.command == "new-key":
-        made, line = auth.new_key(options.name, options.scope or [auth.TASKS], options.expires)
+        made, line = auth.new_key(options.name, options.scope or [TASKS], options.expires)
         print(f"API key (shown once):   {made}\nline for the key file:  {line}")
         return
     _serve()

@@ -12,6 +12,8 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from gateway import api_document, openapi, problems
 from gateway.admission import Admission
+from gateway.api_keys import endpoints as api_keys
+from gateway.audit import endpoints as audit
 from gateway.auth import WATCH_SECONDS, Keys
 from gateway.batches import endpoints as batches
 from gateway.bulk import endpoints as bulk
@@ -35,6 +37,7 @@ from gateway.schedules import endpoints as schedules
 from gateway.task_types import endpoints as task_types
 from gateway.task_types.service import REFRESH_SECONDS, Catalogue
 from gateway.tasks import endpoints as tasks
+from gateway.tenants import endpoints as tenants
 from gateway.webhooks import endpoints as webhooks
 from offload_core import logs, telemetry, trust
 from offload_core.blobs import BlobStore
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 SERVICE = "gateway"
 FEATURES = (
     images, emails, reports, calls, tasks, batches, schedules, events, webhooks, task_types, queues, dead_letters,
-    bulk, health,
+    bulk, tenants, api_keys, audit, health,
 )  # fmt: skip
 
 
@@ -64,7 +67,7 @@ def create(settings: GatewaySettings) -> FastAPI:
     store = TaskStore.of(settings)
     deps = Dependencies(
         settings=settings,
-        keys=Keys(settings),
+        keys=Keys(settings, client),
         redis=client,
         redis_watch=redis_watch,
         admission=admission,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from fastapi import Request  # noqa: TC002 -- FastAPI reads the types of `operator`
-
-from gateway.problems import Problem
+from fastapi import Request  # noqa: TC002 -- FastAPI reads the types of `permitted`
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -57,21 +54,36 @@ def of(request: Request) -> Dependencies:
 
 
 def caller(request: Request) -> Caller:
-    """Return who sends a request.
+    """Return who sends a request, whose key has the scope of the route.
 
     Raises:
-        Problem: 401 ``auth.missing`` or ``auth.refused``.
+        Problem: 401 ``auth.missing`` or ``auth.refused``, 403 ``auth.scope``, 503 ``redis.unavailable``.
 
     """
-    return of(request).keys.caller(request)
+    found = of(request).keys.caller(request)
+    request.state.caller = found
+    return found
 
 
-async def operator(request: Request) -> None:
-    """Let operators pass; for the ``dependencies`` of a router. Asynchronous, or FastAPI would run it in a thread.
+def known_caller(request: Request) -> Caller | None:
+    """Return who sends a request, whatever its key may do; None where it is not known."""
+    return of(request).keys.known(request)
+
+
+def payload_limit(request: Request, limit_bytes: int) -> int:
+    """Return how long a payload may be: so long, or less where the caller's tenant has a limit of its own."""
+    found: Caller | None = getattr(request.state, "caller", None)
+    of_tenant = found.limits.max_payload_bytes if found else None
+    return limit_bytes if of_tenant is None else min(limit_bytes, of_tenant)
+
+
+async def permitted(request: Request) -> None:
+    """Let those pass whose key has the scope of the route, before anything of the request is looked at.
+
+    For the ``dependencies`` of a router. Asynchronous, or FastAPI would run it in a thread.
 
     Raises:
-        Problem: 403 ``auth.scope`` for any other key.
+        Problem: as `caller`.
 
     """
-    if not caller(request).is_operator:
-        raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "this needs an API key with the scope operator")
+    caller(request)

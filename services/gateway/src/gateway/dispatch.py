@@ -80,8 +80,8 @@ class Dispatcher:
         """Accept a task, or nothing of it. `fields` are the record's (user_id, notify, upload, upload_sha256).
 
         Raises:
-            Problem: 422 ``idempotency.conflict`` or ``request.invalid``, 429 ``queue.full`` or ``rate.limited``, 503
-                ``accept.unknown``.
+            Problem: 422 ``idempotency.conflict`` or ``request.invalid``, 429 ``queue.full``, ``tenant.full`` or
+                ``rate.limited``, 503 ``accept.unknown``.
 
         """
         with self.publishing(
@@ -101,8 +101,8 @@ class Dispatcher:
         """Accept a task that is ready to be published, or nothing of it.
 
         Raises:
-            Problem: 422 ``idempotency.conflict``, 429 ``queue.full`` or ``rate.limited``, 503 ``accept.unknown`` or
-                ``redis.memory``.
+            Problem: 422 ``idempotency.conflict``, 429 ``queue.full``, ``tenant.full`` or ``rate.limited``, 503
+                ``accept.unknown`` or ``redis.memory``.
 
         """
         is_delayed = bool(task.envelopes[0].due_ms)
@@ -110,9 +110,7 @@ class Dispatcher:
             task,
             idempotency_key=idempotency_key.text if idempotency_key else "",
             fingerprint=fingerprint,
-            waiting_limit=self._settings.delayed_limit if is_delayed else self._settings.queue_limit,
-            is_nearly_full=self._admission.is_nearly_full,
-            rate=self._admission.rate,
+            limits=self._admission.limits(caller),
         )
         answer, subject, *queue = await self.run(call)
         answer, queue = answer.decode(), queue[0].decode() if queue else ""
@@ -127,7 +125,7 @@ class Dispatcher:
         `subject` is how many wait in the `queue`, or the milliseconds to wait.
 
         Raises:
-            Problem: 429 ``queue.full`` or ``rate.limited``, 503 ``redis.memory``.
+            Problem: 429 ``queue.full``, ``tenant.full`` or ``rate.limited``, 503 ``redis.memory``.
 
         """
         if why == "memory":
@@ -139,6 +137,8 @@ class Dispatcher:
                 f"{subject} tasks {'are delayed' if is_delayed else 'wait'} in the queue {queue} already",
                 retry_after=10,
             )
+        if why == "tenant":
+            raise self._admission.tenant_full(int(subject))
         if why == "rate":
             raise self._admission.too_fast(caller, int(subject) / 1000)
 
@@ -164,7 +164,7 @@ class Dispatcher:
         with self._publisher.publishing(
             task_id,
             kind,
-            caller.name,
+            caller.tenant,
             stages,
             trace_of_its_own=trace_of_its_own,
             due=due,

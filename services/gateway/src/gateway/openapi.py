@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway.intake import idempotency
 from gateway.problems import MEDIA_TYPE
+from gateway.scopes import scope_of
 from gateway.tasks.schemas import Accepted
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ IDEMPOTENCY_KEY = {
     "request gets 422. The header `Idempotency-TTL` (60 to 604800) says how many seconds the key lives, from "
     "when the task may start.",
 }
-CREATED_HEADERS = {
-    "Location": {"schema": {"type": "string"}, "description": "Where it is."},
+LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where it is."}}
+CREATED_HEADERS = LOCATION | {
     "Idempotent-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
         "description": "It was there already, by a request with this Idempotency-Key.",
@@ -209,11 +210,18 @@ def describe(app: FastAPI) -> None:
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         for path, operations in document["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     # FastAPI adds it wherever there is a parameter, also one that any text is right for.
                     del operation["responses"]["422"]
-                operation.setdefault("security", SECURITY if path.startswith("/v1/") else [])
+                if path.startswith("/v1/"):
+                    # The names of scopes, as OpenAPI 3.1 allows for any kind of security.
+                    scope = scope_of(method.upper(), path, operation["tags"][0])
+                    given = operation.get("security", SECURITY)
+                    operation["security"] = [{name: [scope] for name in one} for one in given]
+                    operation["responses"].setdefault("403", _problem(403))
+                else:
+                    operation.setdefault("security", [])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -145,6 +145,23 @@ async def newest(
     return found[::-1] if newer else found, len(places) > limit
 
 
+def all_of(request: Request, query: PageQuery, rows: Sequence[tuple[dict[str, Any], list[Any]]]) -> JSONResponse:
+    """Return a page of rows that are all there, each with its place, of which the greatest comes first.
+
+    Raises:
+        Problem: those of `place`.
+
+    """
+    cursors, begin, newer = place(request, query, "")
+    beyond = sorted(
+        (row for row in rows if begin is None or (row[1] > begin if newer else row[1] < begin)),
+        key=lambda row: row[1],
+        reverse=not newer,
+    )
+    found = beyond[: query.limit]
+    return page(request, cursors, found[::-1] if newer else found, begin, newer=newer, more=len(beyond) > query.limit)
+
+
 def page(
     request: Request,
     cursors: Cursors,

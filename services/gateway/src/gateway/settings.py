@@ -18,7 +18,8 @@ class GatewaySettings(Settings, BlobSettings, LinkSettings):
     host: str = Field(default="", description="The address to listen on. Empty: every address, IPv4 and IPv6.")
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=8080, description="The port to listen on.")
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="API keys as `name:sha256[:scope,…[:expiry]]`, separated by spaces or newlines."
+        default=(),
+        description="The first API keys, as `tenant:sha256[:scope,…[:expiry]]`, separated by spaces or newlines.",
     )
     api_keys_file: str | None = Field(
         default=None,

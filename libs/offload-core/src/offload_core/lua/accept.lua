@@ -4,13 +4,14 @@
 -- Takes a task: idempotency key, record and first message, or nothing of it.
 -- ARGV: prefix, broker prefix, task id, queue, message key, message, due_ms, idempotency key or '', fingerprint, limit
 --       of waiting messages, or of delayed ones where due_ms is not 0 (0: none), 1 when Redis is nearly full, the
---       caller's rate key or '', ms between two tasks at its rate, how many may come at once, number of steps, the time
---       (ms) until which it must be started or 0, number of further first messages, of each its queue, message key and
---       message, then the record's fields.
--- Returns {'accepted'|'replayed'|'conflict'|'full'|'memory'|'rate', task id, or number waiting, or ms to wait, and of
--- 'full' the queue}. What was accepted before is answered before any limit is looked at. Events: task.accepted.
+--       caller's rate key or '', ms between two tasks at its rate, how many may come at once, the list of the caller's
+--       tasks that wait, how many these may be (0: any number), number of steps, the time (ms) until which it must be
+--       started or 0, number of further first messages, of each its queue, message key and message, then the record's
+--       fields.
+-- Returns {'accepted'|'replayed'|'conflict'|'full'|'tenant'|'memory'|'rate', task id, or number waiting, or ms to wait,
+-- and of 'full' the queue}. What was accepted before is answered before any limit is looked at. Events: task.accepted.
 local prefix, broker, task_id, queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local idempotency_key, limit, expires_at, further = ARGV[8], tonumber(ARGV[10]), ARGV[16], tonumber(ARGV[17])
+local idempotency_key, limit, expires_at, further = ARGV[8], tonumber(ARGV[10]), ARGV[18], tonumber(ARGV[19])
 
 if idempotency_key ~= '' then
   local known = redis.call('HMGET', idempotency_key, 'fingerprint', 'task_id')
@@ -32,12 +33,18 @@ if ARGV[11] == '1' then
 end
 if limit > 0 then
   -- What is delayed has a limit of its own: it does not stand in anybody's way.
-  for i = 15, 15 + 3 * further, 3 do
-    local name = i == 15 and queue or ARGV[i]
+  for i = 17, 17 + 3 * further, 3 do
+    local name = i == 17 and queue or ARGV[i]
     local waiting = tonumber(ARGV[7]) > 0 and leases_delayed(broker, name) or leases_waiting(broker, name)
     if waiting >= limit then
       return {'full', waiting, name}
     end
+  end
+end
+if tonumber(ARGV[16]) > 0 then
+  local waiting = redis.call('ZCARD', ARGV[15])
+  if waiting >= tonumber(ARGV[16]) then
+    return {'tenant', waiting}
   end
 end
 -- The generic cell rate algorithm: one time for each caller, at which all that it has posted would be due at its rate.
@@ -51,14 +58,14 @@ if ARGV[12] ~= '' then
   redis.call('SET', ARGV[12], string.format('%.3f', due), 'PX', math.ceil(due - now))
 end
 local fields = {}
-for i = 18 + 3 * further, #ARGV do
+for i = 20 + 3 * further, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
 local messages = {{queue, ARGV[5], ARGV[6]}}
-for i = 18, 15 + 3 * further, 3 do
+for i = 20, 17 + 3 * further, 3 do
   messages[#messages + 1] = {ARGV[i], ARGV[i + 1], ARGV[i + 2]}
 end
-put_task(prefix, broker, task_id, fields, ARGV[15], expires_at, messages, ARGV[7])
+put_task(prefix, broker, task_id, fields, ARGV[17], expires_at, messages, ARGV[7])
 if idempotency_key ~= '' then
   redis.call('HSET', idempotency_key, 'fingerprint', ARGV[9], 'task_id', task_id)
   redis.call('HSET', record_key(prefix, task_id), 'idempotency_key', idempotency_key)

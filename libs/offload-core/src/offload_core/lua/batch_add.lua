@@ -3,12 +3,12 @@
 -- Adds items to a batch, in their order, up to the first that is refused for a reason that passes. With the last one
 -- that it expects it is sealed.
 -- ARGV: prefix, broker prefix, batch, limit of waiting messages of a queue, of delayed ones (0: none), 1 when Redis is
---       nearly full, the caller's rate key or '', ms between two tasks at its rate, how many may come at once, number of
---       items; of each: index, fingerprint, the problem for which it is rejected (JSON) or ''; and of one that is not:
+--       nearly full, the caller's rate key or '', ms between two tasks at its rate, how many may come at once, the list of
+--       the caller's tasks that wait, how many these may be (0: any number), number of items; of each: index, fingerprint, the problem for which it is rejected (JSON) or ''; and of one that is not:
 --       due_ms, number of steps, the time (ms) until which it must be started or 0, number of messages, of each its
 --       queue, message key and text, number of the record's fields (names and values), and these.
 -- A negative limit: nothing is refused for a reason that passes.
--- Returns {why it stopped ('', 'missing', 'sealed', 'full', 'memory', 'rate'), number waiting or ms to wait, queue, items
+-- Returns {why it stopped ('', 'missing', 'sealed', 'full', 'tenant', 'memory', 'rate'), number waiting or ms to wait, queue, items
 -- that the batch has, 1 when it is sealed, of each item 'accepted', 'known', 'conflict' or its problem}.
 -- Events: task.accepted of each.
 local prefix, broker, batch = ARGV[1], ARGV[2], ARGV[3]
@@ -26,7 +26,7 @@ end
 local expected, have = tonumber(found[1]), tonumber(found[4])
 local is_sealed, is_held, is_whole = found[2] and true, found[3] == 'sealed', found[5] == '1'
 local now, next_due, looked_at = now_ms(), nil, {}
-local at = 10
+local at = 12
 local function take()
   at = at + 1
   return ARGV[at]
@@ -50,6 +50,10 @@ local function refusal_of(messages, due_ms)
     end
     looked_at[queue] = true
   end
+  local tenant_limit = tonumber(ARGV[11])
+  if tenant_limit > 0 and redis.call('ZCARD', ARGV[10]) >= tenant_limit then
+    return 'tenant', redis.call('ZCARD', ARGV[10]), ''
+  end
   -- As one post has it, but that what may begin may also go on to the end of these few items.
   if rate_key ~= '' and not next_due then
     local over = tonumber(redis.call('GET', rate_key) or 0) + interval - now - interval * burst
@@ -60,7 +64,7 @@ local function refusal_of(messages, due_ms)
 end
 
 local given = {}
-for i = 1, tonumber(ARGV[10]) do
+for i = 1, tonumber(ARGV[12]) do
   local index, fingerprint, problem = take(), take(), take()
   local item = {index = index, fingerprint = fingerprint, problem = problem, messages = {}, fields = {}}
   if item.problem == '' then

@@ -93,7 +93,7 @@ async def get_items(request: Request, batch_id: str, query: Annotated[schemas.It
     """List a batch's items by index, until a week after its end."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     batch = await service.find(deps, caller, batch_id)
-    cursors, place, is_newer = paging.place(request, query, caller.name)
+    cursors, place, is_newer = paging.place(request, query, caller.tenant)
     states, index = query.state.split(",") if query.state else (), int(place[0]) if place else None
     rows, beyond = await service.page(deps, batch, states, limit=query.limit, place=index, newer=is_newer)
     # The items on the other side of this page are those that its cursor came from.

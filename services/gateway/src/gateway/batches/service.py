@@ -85,10 +85,10 @@ async def create(
     """
     follow_ups = {name: _follow_up(deps, caller, name, one) for name in NAMES if (one := getattr(asked, name))}
     batch_id = f"batch_{secrets.token_hex(10)}"
-    known = await idempotency.claim(deps.redis, deps.settings.key_prefix, caller.name, key, fingerprint, batch_id)
+    known = await idempotency.claim(deps.redis, deps.settings.key_prefix, caller.tenant, key, fingerprint, batch_id)
     new = NewBatch(
         known or batch_id,
-        caller.name,
+        caller.tenant,
         round(time.time() * 1000),
         asked.expected if isinstance(asked, LongBatch) else len(asked.items),
         # A short one of more than one piece does not begin before its last piece is there.
@@ -176,7 +176,7 @@ async def find(deps: Dependencies, caller: Caller, batch_id: str, *, owned: bool
     """
     raw: Any = await deps.redis.hgetall(keys.batch(deps.settings.key_prefix, batch_id))
     found = Batch.of(batch_id, raw)
-    if found is None or (found.owner != caller.name and (owned or not caller.is_operator)):
+    if found is None or (found.owner != caller.tenant and (owned or not caller.is_operator)):
         raise _not_found()
     return found
 
@@ -273,11 +273,8 @@ async def _add(
     deps: Dependencies, caller: Caller, batch_id: str, piece: Sequence[Item], *, may_refuse: bool = True
 ) -> batches.Added:
     """Add some items, or raise the problem that stopped it; those before it are added then."""
-    settings, admission = deps.settings, deps.admission
-    limits = batches.Limits(
-        settings.queue_limit, settings.delayed_limit, is_nearly_full=admission.is_nearly_full, rate=admission.rate
-    )
-    call = batches.add(deps.tasks, batch_id, caller.name, piece, limits, may_refuse=may_refuse)
+    limits = deps.admission.limits(caller)
+    call = batches.add(deps.tasks, batch_id, caller.tenant, piece, limits, may_refuse=may_refuse)
     added = batches.Added.of(await deps.dispatcher.run(call))
     deps.metrics.accepted.labels(items.KIND).inc(sum(one == "accepted" for one in added.outcomes))
     if added.why == "missing":

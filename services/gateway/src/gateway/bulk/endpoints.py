@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway import dependencies, openapi
+from gateway.audit import route as audit
 from gateway.bulk import schemas, service
 from gateway.intake import idempotency
 from gateway.intake.bodies import json_body
 
-router = APIRouter(prefix="/v1/bulk", tags=["bulk"], dependencies=[Depends(dependencies.operator)])
+router = APIRouter(prefix="/v1/bulk", tags=["bulk"], **audit.ROUTER)
 
 
 @router.post(
@@ -22,13 +23,14 @@ router = APIRouter(prefix="/v1/bulk", tags=["bulk"], dependencies=[Depends(depen
     responses={202: {"headers": openapi.CREATED_HEADERS}, **openapi.problems(401, 403, 408, 409, 413, 415, 422)},
     openapi_extra={**openapi.json_request(schemas.NEW_BULK), "parameters": [openapi.IDEMPOTENCY_KEY]},
 )
-async def post_bulk(request: Request) -> Response:
+async def begin_bulk(request: Request) -> Response:
     """Do one thing to many tasks, by their ids or by a filter. Three may be under way at once."""
     asked = await json_body(request, schemas.NEW_BULK)
     key = idempotency.key_of(request.headers)
     fingerprint = idempotency.fingerprint("POST", request.url.path, asked) if key else ""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     bulk, is_replayed = await service.begin(deps, caller, asked, key, fingerprint)
+    audit.note_resource(request, bulk.id)
     headers = idempotency.created_headers(f"/v1/bulk/{bulk.id}", is_replayed=is_replayed)
     return JSONResponse(service.view(bulk), HTTPStatus.ACCEPTED, headers)
 

@@ -42,7 +42,7 @@ async def begin(
     """
     client, prefix, now = deps.redis, deps.settings.key_prefix, round(time.time() * 1000)
     new = _bulk(caller, asked, now)
-    known = await idempotency.claim(client, prefix, caller.name, key, fingerprint, new.id)
+    known = await idempotency.claim(client, prefix, caller.tenant, key, fingerprint, new.id)
     if known is not None:
         earlier = await read(deps, known)
         if earlier is not None:
@@ -113,7 +113,7 @@ def _bulk(caller: Caller, asked: BulkOfThese | BulkOfFilter, now: int) -> Bulk:
     return Bulk(
         id=f"bulk_{secrets.token_hex(10)}",
         action=asked.action,
-        actor=caller.name,
+        actor=caller.tenant,
         dry_run=asked.dry_run,
         created_at=now,
         wanted=dataclasses.replace(found, before=before),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.convertors import Convertor, register_url_convertor
 
 from gateway import dependencies, openapi
+from gateway.audit import route as audit
 from gateway.dead_letters import schemas, views
 from gateway.dead_letters.service import LIMIT, DeadLetters, Name, cursor_of, position_of
 from gateway.intake.bodies import json_body
@@ -41,7 +42,7 @@ class _LetterConvertor(Convertor[str]):
 
 
 register_url_convertor("letter", _LetterConvertor())
-router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"], dependencies=[Depends(dependencies.operator)])
+router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"], **audit.ROUTER)
 
 
 @router.get("", response_model=schemas.DeadLetters, responses=openapi.problems(401, 403, 422))
@@ -73,7 +74,7 @@ async def get_dead_letters(
     responses=openapi.problems(401, 403, 408, 413, 415, 422),
     openapi_extra=openapi.json_request(schemas.REDRIVE),
 )
-async def redrive_many(request: Request) -> Response:
+async def redrive_dead_letters(request: Request) -> Response:
     """Bring many back: by their ids, or the newest of a queue. Answers for each what became of it."""
     wanted = await json_body(request, schemas.REDRIVE)
     letters = _letters(request)
@@ -81,6 +82,7 @@ async def redrive_many(request: Request) -> Response:
         ids = list(wanted.ids)
     else:
         ids = await letters.ids_of_newest(wanted.queue, wanted.limit, wanted.reason)
+    audit.note_resource(request, " ".join(ids))
     # Where Redis goes away in the middle some are back already: asked for again, they are missing, which harms nothing.
     results = [{"id": one, "outcome": await _redrive(request, letters, Name.of(one))} for one in ids]
     redriven = sum(result["outcome"] == "redriven" for result in results)
@@ -101,7 +103,7 @@ async def get_dead_letter(request: Request, letter_id: str) -> Response:
 @router.post(
     "/{letter_id:letter}/redrive", response_model=schemas.Redriven, responses=openapi.problems(401, 403, 404, 409)
 )
-async def redrive_one(request: Request, letter_id: str) -> Response:
+async def redrive_dead_letter(request: Request, letter_id: str) -> Response:
     """Bring one back: its task is PENDING again, with its id, its record and its files, and its history kept."""
     name = _name(letter_id)
     outcome = await _redrive(request, _letters(request), name)

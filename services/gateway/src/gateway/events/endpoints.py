@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,7 @@ async def get_events(
 ) -> Response:
     """Follow all tasks of the caller from now on, or from an event; for operators everybody's."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
-    owner, prefix = "" if caller.is_operator else caller.name, deps.settings.key_prefix
+    owner, prefix = "" if caller.is_operator else caller.tenant, deps.settings.key_prefix
 
     async def snapshot() -> dict[str, Any]:
         async with deps.redis.pipeline(transaction=False) as pipe:
@@ -156,6 +157,7 @@ async def follow(
     follower = stream.Follower(
         deps.redis, deps.hub, key, snapshot=snapshot, ends=ends,
         limit_seconds=deps.settings.request_timeout_seconds * _SHARE_OF_REQUEST_TIME,
+        watch=partial(deps.keys.telling, request),
     )  # fmt: skip
     return StreamingResponse(follower.frames(last_id, extent, is_over=is_over), media_type=MEDIA_TYPE, headers=_HEADERS)
 

@@ -60,16 +60,25 @@ class Subscriber:
 
     frames: deque[Frame] = field(default_factory=deque)
     lag_bytes: int = 0
-    has_lagged: bool = False
+    # It gets nothing more: it has lagged, or its key is no longer good.
+    is_over: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, one: Frame) -> None:
         """Take an event, unless too many wait already."""
+        if self.is_over:
+            return
         self.lag_bytes += len(one.text)
         if self.lag_bytes > LAG_LIMIT_BYTES:
-            self.has_lagged = True
+            self.is_over = True
         else:
             self.frames.append(one)
+        self.arrived.set()
+
+    def end(self) -> None:
+        """Give it nothing more, not even what waits."""
+        self.is_over = True
+        self.frames.clear()
         self.arrived.set()
 
     def take(self) -> Frame:

@@ -68,13 +68,15 @@ class Follower:
         snapshot: Callable[[], Awaitable[dict[str, Any]]],
         ends: Collection[str],
         limit_seconds: float,
+        watch: Callable[[Callable[[], None]], contextlib.AbstractContextManager[None]],
     ) -> None:
         """Take what it follows. `snapshot` is sent after a gap; `ends` are the types with which the stream ends.
 
-        After `limit_seconds` the client has to connect again.
+        After `limit_seconds` the client has to connect again. While the context of `watch` is open, what it is given is
+        called when the client may follow no longer.
         """
         self._client, self._hub, self._stream = client, hub, stream
-        self._snapshot, self._ends, self._limit_seconds = snapshot, ends, limit_seconds
+        self._snapshot, self._ends, self._limit_seconds, self._watch = snapshot, ends, limit_seconds, watch
 
     async def frames(self, last_id: str, found: Extent, *, is_over: bool = False) -> AsyncIterator[bytes]:
         """Give what is sent to a client that has had everything up to `last_id`; `is_over`: no event comes any more.
@@ -94,14 +96,15 @@ class Follower:
             yield frame("gap", {"oldest_id": found.first})
             yield frame("snapshot", await self._snapshot())
         closes_at = time.monotonic() + self._limit_seconds
-        async with self._hub.following(self._stream, found.last) as live:
+        async with self._hub.following(self._stream, found.last) as live, contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._watch(live.end))
             kind = ""
             async for one in self._missed(last_id):
                 last_id, kind = one.id, one.type
                 yield one.text
             while not self._is_end(kind, live, is_over=is_over) and time.monotonic() < closes_at:
                 if not live.frames:
-                    if live.has_lagged:
+                    if live.is_over:
                         return
                     try:
                         async with asyncio.timeout(HEARTBEAT_SECONDS):

@@ -60,7 +60,7 @@ async def post_image(request: Request) -> Response:
     deps, caller = dependencies.of(request), dependencies.caller(request)
     key = idempotency.key_of(request.headers)
     deps.admission.check(caller, key)
-    upload = Upload(request, deps.settings.upload_limit_bytes)
+    upload = Upload(request, dependencies.payload_limit(request, deps.settings.upload_limit_bytes))
     query, headers = _in_query(request), _in_headers(request)
     # What can be seen to be wrong already is refused before the body is read.
     _validated(query)

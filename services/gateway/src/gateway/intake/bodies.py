@@ -69,7 +69,7 @@ async def json_body[M](request: Request, model: TypeAdapter[M]) -> M:
 
     """
     _expect(request, "application/json")
-    limit = dependencies.of(request).settings.body_limit_bytes
+    limit = dependencies.payload_limit(request, dependencies.of(request).settings.body_limit_bytes)
     body = bytearray()
     async for chunk in received(request):
         body += chunk
@@ -87,7 +87,7 @@ async def lines(request: Request) -> AsyncIterator[bytes]:
 
     """
     _expect(request, NDJSON)
-    limit = dependencies.of(request).settings.body_limit_bytes
+    limit = dependencies.payload_limit(request, dependencies.of(request).settings.body_limit_bytes)
     rest = bytearray()
     async for piece in received(request):
         *full, last = piece.split(b"\n")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway import dependencies, openapi
+from gateway.audit import route as audit
 from gateway.intake.bodies import json_body
 from gateway.queues import schemas, service
 
-router = APIRouter(prefix="/v1/queues", tags=["queues"], dependencies=[Depends(dependencies.operator)])
+router = APIRouter(prefix="/v1/queues", tags=["queues"], **audit.ROUTER)
 
 _BODY = openapi.problems(401, 403, 404, 408, 413, 415, 422)
 
@@ -36,7 +37,7 @@ async def get_queue(request: Request, name: str) -> Response:
     responses=_BODY,
     openapi_extra=openapi.json_request(schemas.LIMITS_CHANGE),
 )
-async def patch_queue(request: Request, name: str) -> Response:
+async def limit_queue(request: Request, name: str) -> Response:
     """Limit how many messages of a queue run at once, and how many deliveries begin in a second. What waits is kept."""
     deps = dependencies.of(request)
     await service.find(deps, name)
@@ -50,20 +51,20 @@ async def patch_queue(request: Request, name: str) -> Response:
     responses=_BODY,
     openapi_extra=openapi.json_request(schemas.PAUSE),
 )
-async def put_pause(request: Request, name: str) -> Response:
+async def pause_queue(request: Request, name: str) -> Response:
     """Pause a queue: no worker takes anything of it. Running tasks end, new ones are accepted and wait."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     await service.find(deps, name)
-    await service.pause(deps, caller.name, name, await json_body(request, schemas.PAUSE))
+    await service.pause(deps, caller.tenant, name, await json_body(request, schemas.PAUSE))
     return await _shown(request, name)
 
 
 @router.delete("/{name}/pause", status_code=HTTPStatus.NO_CONTENT, responses=openapi.problems(401, 403, 404))
-async def delete_pause(request: Request, name: str) -> Response:
+async def resume_queue(request: Request, name: str) -> Response:
     """Resume a queue. One that is not paused stays as it is."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     await service.find(deps, name)
-    await service.resume(deps, caller.name, name)
+    await service.resume(deps, caller.tenant, name)
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 

@@ -42,9 +42,9 @@ def owner(caller: Caller, tenant: str | None) -> str:
         Problem: 403 ``auth.scope`` when somebody else's are.
 
     """
-    if tenant is not None and tenant != caller.name and not caller.is_operator:
+    if tenant is not None and tenant != caller.tenant and not caller.is_operator:
         raise Problem(HTTPStatus.FORBIDDEN, "auth.scope", "tenant needs an API key with the scope operator")
-    return tenant or caller.name
+    return tenant or caller.tenant
 
 
 async def put(

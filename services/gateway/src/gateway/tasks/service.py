@@ -78,7 +78,7 @@ async def find(deps: Dependencies, caller: Caller, task_id: str) -> records.Reco
 
     """
     found = await read(deps, task_id)
-    if found is None or (found.owner != caller.name and not caller.is_operator):
+    if found is None or (found.owner != caller.tenant and not caller.is_operator):
         raise not_found()
     return found
 
@@ -108,7 +108,7 @@ def wanted(query: TaskFilter, caller: Caller) -> Wanted:
         return max(round(moment.timestamp() * 1000), 1) if moment else 0
 
     return Wanted(
-        owner=(query.tenant or "") if caller.is_operator else caller.name,
+        owner=(query.tenant or "") if caller.is_operator else caller.tenant,
         states=tuple(dict.fromkeys(query.state.split(","))) if query.state else STATES,
         after=milliseconds(query.created_after),
         before=milliseconds(query.created_before),

@@ -44,7 +44,7 @@ async def post_webhook(request: Request) -> Response:
 async def get_webhooks(request: Request, query: Annotated[PageQuery, Query()]) -> Response:
     """List endpoints, the newest first: the caller's own, for operators everybody's."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
-    owner = "" if caller.is_operator else caller.name
+    owner = "" if caller.is_operator else caller.tenant
     cursors, place, newer = paging.place(request, query, owner)
     found, more = await service.newest(deps, owner, query.limit, place, newer=newer)
     return paging.page(
@@ -158,7 +158,7 @@ async def get_signing_secret(request: Request) -> Response:
     """Show what signs the caller's callbacks and its calls with `sign`."""
     caller = dependencies.caller(request)
     link_secret = dependencies.of(request).settings.link_secret.get_secret_value()
-    return JSONResponse({"secret": signing.secret_of(link_secret, caller.name)})
+    return JSONResponse({"secret": signing.secret_of(link_secret, caller.tenant)})
 
 
 async def _find(request: Request, webhook_id: str) -> Endpoint:

@@ -42,7 +42,7 @@ async def find(deps: Dependencies, caller: Caller, endpoint_id: str) -> Endpoint
 
     """
     found = await webhooks.read(deps.redis, deps.settings.key_prefix, endpoint_id)
-    if found is None or (found.owner != caller.name and not caller.is_operator):
+    if found is None or (found.owner != caller.tenant and not caller.is_operator):
         raise Problem(HTTPStatus.NOT_FOUND, "webhook.not_found", "there is no such endpoint")
     return found
 
@@ -59,7 +59,7 @@ async def create(
     client, prefix = deps.redis, deps.settings.key_prefix
     endpoint = webhooks.Endpoint(
         webhooks.new_id(),
-        caller.name,
+        caller.tenant,
         asked.url,
         webhooks.now_ms(),
         (webhooks.Secret(webhooks.new_secret(asked.signature)),),
@@ -70,14 +70,14 @@ async def create(
         asked.rate_per_second,
         asked.retry_seconds,
     )
-    known = await idempotency.claim(client, prefix, caller.name, key, fingerprint, endpoint.id)
+    known = await idempotency.claim(client, prefix, caller.tenant, key, fingerprint, endpoint.id)
     if known is not None:
         earlier = await webhooks.read(client, prefix, known)
         if earlier is not None:
             return earlier, True
         # It died between the claim and the endpoint.
         endpoint = replace(endpoint, id=known)
-    if await client.zcard(keys.webhooks(prefix, caller.name)) >= MAX_ENDPOINTS:
+    if await client.zcard(keys.webhooks(prefix, caller.tenant)) >= MAX_ENDPOINTS:
         raise Problem(HTTPStatus.CONFLICT, "webhook.limit", f"there are {MAX_ENDPOINTS} endpoints already")
     await webhooks.write(client, prefix, endpoint)
     return endpoint, False
