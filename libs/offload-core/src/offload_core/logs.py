@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 
 from opentelemetry import trace
 
+from offload_core.private import scrub
+
 # The id of the task that this code works for; set by the worker, empty elsewhere.
 task_id: ContextVar[str] = ContextVar("task_id", default="")
 
@@ -31,14 +33,15 @@ _QUERY = re.compile(r"((?:https?://|/v1/)[^\s?\"'<>]*\?)[^\s\"'<>]*")
 
 
 def redact(text: str) -> str:
-    """Return the text with e-mail addresses, the queries of URLs, links' tokens and API keys left out."""
+    """Return the text without e-mail addresses, queries of URLs, links' tokens, API keys and what is private now."""
+    text = scrub(text)
     text = _QUERY.sub(r"\1<redacted>", text)
     text = _ENCODED_ADDRESS.sub("<address>", _ADDRESS.sub("<address>", text))
     return _API_KEY.sub("<key>", _TOKEN.sub(r"\1<redacted>", text))
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line. Addresses, tokens and keys are left out, of exceptions too."""
+    """One JSON object a line. What `redact` leaves out stands in none, nor in its exception."""
 
     def __init__(self, service: str) -> None:
         """Name the service in each line."""

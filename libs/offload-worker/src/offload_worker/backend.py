@@ -20,6 +20,7 @@ from offload_contracts.contract import ContractError
 from offload_core import keys, records, telemetry
 from offload_core.errors import StepError
 from offload_core.logs import redact
+from offload_core.private import scrubbed
 from offload_core.redis_client import connect
 from offload_core.task_store import TaskStore
 from offload_worker.fence import Fence
@@ -198,7 +199,7 @@ def describe(error: BaseException, traceback: object) -> dict[str, Any]:
     described: dict[str, Any] = {"code": code, "message": redact(message), "type": type(error).__name__}
     if isinstance(error, StepError):
         if error.details:
-            described["details"] = error.details
+            described["details"] = scrubbed(error.details)
     else:
         text = str(traceback) if traceback else "".join(traceback_module.format_exception_only(error))
         described["traceback"] = redact(text)[-8000:]

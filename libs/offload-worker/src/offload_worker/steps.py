@@ -17,8 +17,9 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from celery_leases import leases
-from offload_core import keys, logs, telemetry
+from offload_core import keys, logs, private, telemetry
 from offload_core.errors import PostponeError
+from offload_core.messages import PRIVATE
 from offload_worker import event_loop, exits, time_limits
 from offload_worker.fence import Fence
 from offload_worker.run import Run, encode_returned
@@ -85,6 +86,10 @@ def register[M: BaseModel, R: BaseModel](
     coroutine_limit = policy.soft_time_limit_seconds if policy.deadline_seconds is not None else None
 
     def run(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- Celery's bound task
+        with private.hidden(args[-1], getattr(task.request, PRIVATE, ())):
+            return work(task, *args)
+
+    def work(task: Any, *args: Any) -> dict[str, Any]:  # noqa: ANN401 -- as above
         request = task.request
         *carried, data = args
         message = contract.decode(data)

@@ -8,10 +8,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gateway.dead_letters.service import name_of
-from gateway.private import redacted
 from gateway.timestamps import rfc3339
 from offload_core import telemetry
 from offload_core.messages import PRIVATE
+from offload_core.private import redacted
 
 if TYPE_CHECKING:
     from celery_leases.admin import DeadLetter

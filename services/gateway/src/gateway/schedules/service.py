@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import paging
 from gateway.dispatch import headers_of
-from gateway.private import redacted
 from gateway.problems import Problem, invalid_fields
 from gateway.schedules.schemas import MAX_BACKFILL
 from gateway.timestamps import rfc3339
 from offload_core import keys, schedules, timing
 from offload_core.messages import PRIVATE
+from offload_core.private import redacted
 from offload_core.publisher import Publisher
 from offload_core.schedules import Definition, Schedule, Template, milliseconds
 
