@@ -5,6 +5,7 @@ A slow hash would be the accept path's whole cost, and makes random keys no safe
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -82,6 +83,7 @@ class Keys:
         self._configured = ConfiguredKeys(settings)
         self.store = AccessStore(client, settings.key_prefix)
         self._access: Access | None = None
+        self._refreshing = asyncio.Lock()
         self._callers: dict[str, Caller] = {}
         # What is told when a key is no longer good, by digest.
         self._told: dict[str, set[Callable[[], None]]] = defaultdict(set)
@@ -100,14 +102,16 @@ class Keys:
 
     async def refresh(self) -> None:
         """Take over what has changed, in the file and in Redis. While Redis is away, what it held goes on to hold."""
-        has_changed = self._configured.refresh()
-        with contextlib.suppress(RedisError, OSError):
-            if self._access is None or await self.store.version() != self._access.version:
-                self._access = await self.store.read()
-                has_changed = True
-            await self._note_use()
-        if has_changed:
-            self._index()
+        # One after the other: what was read first must not come last.
+        async with self._refreshing:
+            has_changed = self._configured.refresh()
+            with contextlib.suppress(RedisError, OSError):
+                if self._access is None or await self.store.version() != self._access.version:
+                    self._access = await self.store.read()
+                    has_changed = True
+                await self._note_use()
+            if has_changed:
+                self._index()
         for digest_ in [one for one in self._told if not self._is_good(one)]:
             for tell in tuple(self._told[digest_]):
                 tell()

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/keys", tags=["API keys"], **audit.ROUTER)
     "",
     status_code=HTTPStatus.CREATED,
     response_model=schemas.ApiKeyWithSecret,
-    responses={201: {"headers": openapi.LOCATION}, **openapi.problems(401, 403, 408, 413, 415, 422)},
+    responses={201: {"headers": openapi.LOCATION}, **openapi.problems(401, 403, 404, 408, 413, 415, 422)},
     openapi_extra=openapi.json_request(schemas.NEW_API_KEY),
 )
 async def create_key(request: Request) -> Response:

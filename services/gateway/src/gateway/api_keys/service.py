@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import auth
 from gateway.access import ApiKey, ChangedError, Secret
 from gateway.problems import Problem, invalid_fields
+from gateway.tenants import service as tenants
 from gateway.timestamps import rfc3339
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ async def create(deps: Dependencies, asked: NewApiKey) -> tuple[ApiKey, str]:
     """Make a key; returns it with its secret.
 
     Raises:
-        Problem: 422 ``request.invalid`` for a tenant that there is not, or an expiry that is not ahead.
+        Problem: 404 ``tenant.not_found``, 422 ``request.invalid`` for an expiry that is not ahead.
 
     """
     now = round(time.time() * 1000)
@@ -44,7 +45,7 @@ async def create(deps: Dependencies, asked: NewApiKey) -> tuple[ApiKey, str]:
     try:
         await deps.keys.store.change(await deps.keys.store.read(), key)
     except ChangedError:
-        raise invalid_fields({"tenant": "there is no such tenant: create it first"}) from None
+        raise tenants.not_found() from None
     await deps.keys.refresh()
     return key, text
 

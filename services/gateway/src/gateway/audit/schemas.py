@@ -54,6 +54,11 @@ class AuditFilter(PageQuery):
 
     def bounds(self) -> tuple[str, str]:
         """Return the first and the last id of the stream that are wanted."""
-        first = "-" if self.created_after is None else str(round(self.created_after.timestamp() * 1000))
-        last = "+" if self.created_before is None else f"({round(self.created_before.timestamp() * 1000)}-0"
+        first = "-" if self.created_after is None else str(_since_epoch(self.created_after))
+        last = "+" if self.created_before is None else str(max(_since_epoch(self.created_before) - 1, 0))
         return first, last
+
+
+def _since_epoch(moment: datetime) -> int:
+    """Return a moment in ms; what was before the epoch is at its beginning."""
+    return max(round(moment.timestamp() * 1000), 0)
