@@ -9,15 +9,16 @@ import pytest
 
 from devstack.waiting import until
 from offload_core import keys
+from offload_core.schedules import Schedule
 
-from .conftest import JPEG, PREFIX, photo
+from .conftest import JPEG, PREFIX, WITH_KEYS, photo
 
 EVERY_SECOND = {"OFFLOAD_HEALTH_INTERVAL_SECONDS": "1", "OFFLOAD_RESULT_EXPIRES_SECONDS": "600"}
 
 
 def occurrences(offload) -> list[str]:
-    keys = offload.redis.client().keys(f"{PREFIX}task:health@*")
-    return sorted(key.decode().rpartition("@")[2] for key in keys)
+    found = offload.redis.client().keys(f"{PREFIX}task:beat:health@*")
+    return sorted(key.decode().rpartition("@")[2] for key in found)
 
 
 def moments(names: list[str]) -> list[int]:
@@ -51,17 +52,17 @@ def test_a_beat_that_is_killed_and_started_doubles_nothing(offload):
 
 def test_a_new_installation_owes_no_report(offload):
     """Occurrences before the schedule was first known were not missed."""
+    started = time.time()
     beat = offload.service("beat", settings={"OFFLOAD_REPORT_CRON": "* * * * *"} | EVERY_SECOND)
     until(lambda: occurrences(offload), "the first occurrence")
-    first = offload.redis.client().hget(keys.occurrences(PREFIX), "daily-report")
-    assert abs(int(first) / 1000 - time.time()) < 20
-    assert not offload.redis.client().keys(f"{PREFIX}task:nightly*")
+    assert schedule(offload, "daily-report").since / 1000 > started - 1
+    assert not offload.redis.client().keys(f"{PREFIX}task:beat:nightly*")
     beat.stop()
 
 
 @pytest.mark.parametrize(("late_seconds", "caught_up"), [(1800, True), (5400, False)])
 def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_seconds, caught_up):
-    """Beat was down since yesterday; the report's last occurrence was so long ago."""
+    """Beat of a release before 0.3 has noted what it ran last, and was down since; an occurrence was so long ago."""
     occurrence = datetime.fromtimestamp((time.time() - late_seconds) // 60 * 60, UTC)
     redis = offload.redis.client()
     redis.hset(keys.occurrences(PREFIX), "daily-report", round((occurrence.timestamp() - 200_000) * 1000))
@@ -72,7 +73,7 @@ def test_of_missed_reports_the_newest_is_caught_up_within_an_hour(offload, late_
     beat = offload.service("beat", settings=settings)
     until(lambda: occurrences(offload), "beat to have ticked")
     until(lambda: len(occurrences(offload)) >= 2, "beat to have ticked again")
-    reports = redis.keys(f"{PREFIX}task:daily-report@*")
+    reports = redis.keys(f"{PREFIX}task:beat:daily-report@*")
     assert len(reports) == (1 if caught_up else 0)
     if caught_up:
         assert reports[0].decode().endswith(f"{occurrence:%Y%m%dT%H%M%SZ}")
@@ -148,15 +149,91 @@ def test_the_clean_up_spares_what_is_needed(offload):
 
 
 def test_a_clock_that_was_ahead_stops_no_schedule(offload):
-    """An occurrence of next year is noted as published: beat goes on by the clock as it is, and doubles nothing."""
-    redis = offload.redis.client()
-    ahead = round((time.time() + 365 * 86_400) * 1000)
-    before = round(time.time() - 60) * 1000
-    redis.hset(keys.occurrences(PREFIX), mapping={"health": ahead, "health:before": before})
+    """Beat has looked, and run an occurrence, a year from now: it goes on by the clock as it is, and doubles none."""
     beat = offload.service("beat", settings=EVERY_SECOND)
-    until(lambda: len(occurrences(offload)) >= 3, "occurrences to be published")
+    until(lambda: occurrences(offload), "the first occurrence")
+    beat.stop()
+    redis, count = offload.redis.client(), len(occurrences(offload))
+    ahead = round((time.time() + 365 * 86_400) * 1000)
+    redis.hset(keys.schedule(PREFIX, "beat", "health"), "since", ahead)
+    redis.zadd(keys.schedules(PREFIX), {"beat:health": ahead + 1000}, xx=True)
+    redis.set(keys.clock(PREFIX), ahead)
+    beat = offload.service("beat", settings=EVERY_SECOND)
+    until(lambda: len(occurrences(offload)) >= count + 3, "occurrences to be published")
     assert published(offload) == len(occurrences(offload))
-    assert "clock was ahead" in beat.output()
-    assert int(redis.hget(keys.occurrences(PREFIX), "health")) <= time.time() * 1000 + 2000
+    assert schedule(offload, "health").since <= time.time() * 1000 + 2000
     assert beat.output().count("clock was ahead") == 1
     beat.stop()
+
+
+# -- Offload's own schedules are entries like any other
+
+
+def schedule(offload, name: str) -> Schedule | None:
+    return Schedule.of("beat", name, offload.redis.client().hgetall(keys.schedule(PREFIX, "beat", name)))
+
+
+def run_beat(offload, **settings: str) -> None:
+    """Have beat take over its settings."""
+    beat = offload.service("beat", settings={f"OFFLOAD_{name.upper()}": value for name, value in settings.items()})
+    beat.wait_for("beat: Starting")
+    clock = keys.clock(PREFIX)
+    offload.redis.client().delete(clock)
+    until(lambda: offload.redis.client().exists(clock), "beat to have looked")
+    assert beat.stop() == 0
+
+
+def test_settings_change_what_they_say_and_no_edit_of_an_operators(offload):
+    offload.gateway()
+    client = offload.client()
+    run_beat(offload, report_recipients="ann@example.com")
+    shown = {one["name"]: one for one in client.get("/v1/schedules", params={"tenant": "beat"}).json()["data"]}
+    assert set(shown) == {"health", "daily-report", "nightly-clean-up", "weekly-clean-up"}
+    assert shown["daily-report"]["input"] == {"recipients": ["ann@example.com"]}
+    assert (shown["daily-report"]["cron"], shown["health"]["every_seconds"]) == ("0 8 * * *", 30)
+    offload.worker("housekeeper")
+    until(lambda: b"housekeeper" in offload.redis.client().hgetall(keys.catalogue(PREFIX)), "its task types")
+    path, query = "/v1/schedules/daily-report", {"tenant": "beat"}
+    edit = {
+        "task": "maintenance.report.v1", "input": {"recipients": ["ann@example.com"]}, "cron": "30 6 * * MON-FRI",
+        "note": "not on Sundays", "catch_up_seconds": 60,
+    }  # fmt: skip
+    edited = until(
+        lambda: (answer := client.put(path, params=query, json=edit)).status_code == 200 and answer.json(),
+        "the gateway to know the task type",
+    )
+    assert edited["cron"] == "30 6 * * MON-FRI"
+    assert client.delete("/v1/schedules/weekly-clean-up", params=query).status_code == 204
+    client.post("/v1/schedules/health/pause", params=query, json={"note": "for a trial"}).raise_for_status()
+    # The same settings change nothing; others change what they say.
+    run_beat(offload, report_recipients="ann@example.com")
+    assert client.get(path, params=query).json()["cron"] == "30 6 * * MON-FRI"
+    run_beat(offload, report_recipients="ann@example.com bob@example.com", health_interval_seconds="60")
+    report = client.get(path, params=query).json()
+    assert report["input"] == {"recipients": ["ann@example.com", "bob@example.com"]}
+    assert (report["cron"], report["catch_up_seconds"], report["note"]) == ("30 6 * * MON-FRI", 60, "not on Sundays")
+    health = client.get("/v1/schedules/health", params=query).json()
+    assert (health["every_seconds"], health["paused"], health["note"]) == (60, True, "for a trial")
+    assert client.get("/v1/schedules/weekly-clean-up", params=query).status_code == 404, "what was deleted stays so"
+    run_beat(offload, weekly_clean_up_cron="0 5 * * 0", report_cron="0 9 * * *")
+    assert client.get("/v1/schedules/weekly-clean-up", params=query).json()["cron"] == "0 5 * * 0"
+    assert client.get(path, params=query).json()["cron"] == "0 9 * * *", "a setting that changes is what counts"
+
+
+def test_a_tenant_has_no_use_for_what_is_offloads_own(offload):
+    offload.gateway(WITH_KEYS)
+    offload.worker("housekeeper")
+    until(lambda: b"housekeeper" in offload.redis.client().hgetall(keys.catalogue(PREFIX)), "its task types")
+    shop = offload.client_of("shop")
+    body = {"task": "maintenance.clean_up.v1", "every_seconds": 60}
+    assert shop.put("/v1/schedules/mine", json=body).json()["code"] == "task_type.unknown"
+    assert shop.put("/v1/schedules/mine", params={"tenant": "beat"}, json=body).json()["code"] == "auth.scope"
+    assert shop.get("/v1/schedules/health", params={"tenant": "beat"}).json()["code"] == "auth.scope"
+
+
+@pytest.mark.parametrize("cron", ["x", "0 0 31 2 *"])
+def test_an_expression_that_never_comes_true_is_refused_at_the_start(offload, cron):
+    beat = offload.service("beat", settings={"OFFLOAD_REPORT_CRON": cron})
+    until(lambda: beat.exit_code is not None, "beat to end")
+    assert beat.exit_code != 0
+    assert "daily-report" in beat.output()

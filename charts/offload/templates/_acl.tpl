@@ -27,7 +27,7 @@ gateway:
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }} {{ $consumes }}{{ range $more.commands }} +{{ . | lower }}{{ end }}
 {{- end }}
 beat:
-  keys: {{ $queues }} ~{{ $prefix }}slots ~{{ $prefix }}paused-queues
+  keys: {{ $queues }} ~{{ $prefix }}slots ~{{ $prefix }}paused-queues ~{{ $prefix }}schedules-of:* ~{{ $prefix }}configured-schedules ~{{ $prefix }}clock
   commands: {{ $session }} {{ $scripts }} {{ $sweeps }} +zrange
 keda:
   keys: ~{{ $prefix }}queue:*

@@ -185,8 +185,18 @@ def ledger(prefix: str, celery_id: str) -> str:
     return f"{prefix}ledger:{celery_id}"
 
 
+def configured_schedules(prefix: str) -> str:
+    """Return the key of what the settings said last of Offload's own schedules: name to definition."""
+    return f"{prefix}configured-schedules"
+
+
+def clock(prefix: str) -> str:
+    """Return the key of the time (ms, Redis's clock) at which beat looked last."""
+    return f"{prefix}clock"
+
+
 def occurrences(prefix: str) -> str:
-    """Return the key of the last occurrences that beat has published."""
+    """Return the key of the last occurrences that beat of a release before 0.3 has published."""
     return f"{prefix}slots"
 
 

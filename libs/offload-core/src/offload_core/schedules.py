@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Overlap = Literal["skip", "buffer_one", "buffer_all", "cancel_running", "allow"]
 CatchUp = Literal["latest", "all"]
 KIND = "task"
+# The owner of schedules that Offload itself needs, and the kind of their tasks.
+OURS, MAINTENANCE = "beat", "maintenance"
 # Occurrences that wait for the one before, with `buffer_all`.
 BUFFER_LIMIT = 100
 # So many that were missed are counted, or caught up, in one look.
@@ -53,6 +55,7 @@ class Template:
     callback_url: str | None = None
     expires_in_ms: int = 0
     retain_ms: int | None = None
+    kind: str = KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,11 @@ class Schedule:
         *,
         is_paused: bool = False,
         note: str | None = None,
+        since: int | None = None,
     ) -> Schedule:
-        """Return a schedule that is to be written now (ms); nothing of it has been run."""
-        return cls(owner, name, definition, 0, now, now, is_paused, note, now, None, None, 0, 0, 0, None, ())
+        """Return a schedule that is to be written now (ms); nothing of it has been run `since` then, or now."""
+        since = now if since is None else since
+        return cls(owner, name, definition, 0, now, now, is_paused, note, since, None, None, 0, 0, 0, None, ())
 
     @classmethod
     def of(cls, owner: str, name: str, found: Mapping[bytes, bytes]) -> Schedule | None:
@@ -177,7 +182,8 @@ class Schedule:
         """Return which occurrences are to be published now, and which were missed."""
         definition = self.definition
         within = timedelta(seconds=max(definition.catch_up_seconds, PUNCTUAL_SECONDS))
-        missed, first = 0, self.since
+        # One of the future was run while Redis's clock was ahead: those up to it would never come.
+        missed, first = 0, min(self.since, milliseconds(now))
         for occurrence in takewhile(lambda one: now - self.due(one) > within, self.occurrences(first)):
             missed, first = missed + 1, milliseconds(occurrence)
             if missed == LOOK_LIMIT:
@@ -204,7 +210,7 @@ class Schedule:
         template = self.definition.task
         step = NewStep(template.name, template.queue, dict(template.arguments), template.version)
         with publisher.publishing(
-            task_id, KIND, self.owner, [step], trace_of_its_own=True, headers=template.headers,
+            task_id, template.kind, self.owner, [step], trace_of_its_own=True, headers=template.headers,
             tags=template.tags, metadata=template.metadata, callback_url=template.callback_url,
             retain_ms=template.retain_ms, schedule=self.name, idempotency_ttl_ms=idempotency_ttl_ms,
             expires_at=now_ms + template.expires_in_ms if template.expires_in_ms else None,
@@ -242,7 +248,7 @@ def put(
     """
     return _PUT.of(
         prefix=store.prefix, owner=schedule.owner, name=schedule.name, definition=schedule.definition.as_text(),
-        now=schedule.updated_at, note=schedule.note, paused=schedule.is_paused, if_match=if_match,
+        now=schedule.updated_at, since=schedule.since, note=schedule.note, paused=schedule.is_paused, if_match=if_match,
         must_be_new=must_be_new, due=due, limit=limit,
     )  # fmt: skip
 

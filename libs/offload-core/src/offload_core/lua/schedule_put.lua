@@ -1,6 +1,6 @@
 --- @include offload_core/lua/states.lua
--- Writes a schedule's definition. Nothing of the past is run by it: its occurrences count from now on.
--- ARGV: the request as JSON: prefix, owner, name, definition (text), now, note (or null), paused, if_match (its revision,
+-- Writes a schedule's definition. Its occurrences count from `since` on.
+-- ARGV: the request as JSON: prefix, owner, name, definition (text), now, since, note (or null), paused, if_match (its revision,
 --       or null), must_be_new, due (or null), limit (of schedules of an owner).
 -- Returns {'created', 'changed', 'mismatch' or 'limit', revision}.
 local request = cjson.decode(ARGV[1])
@@ -13,7 +13,8 @@ end
 if known == 0 and redis.call('ZCARD', schedules_of_key(prefix, owner)) >= request.limit then
   return {'limit', 0}
 end
-redis.call('HSET', key, 'definition', request.definition, 'updated_at', now, 'since', now)
+redis.call('HSET', key, 'definition', request.definition, 'updated_at', now, 'since',
+  string.format('%.0f', request.since))
 redis.call('HSETNX', key, 'created_at', now)
 redis.call('HDEL', key, 'finished_at', 'buffer', 'paused', 'note')
 if request.paused then

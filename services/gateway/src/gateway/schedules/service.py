@@ -17,7 +17,7 @@ from offload_core import keys, schedules, timing
 from offload_core.messages import PRIVATE
 from offload_core.private import redacted
 from offload_core.publisher import Publisher
-from offload_core.schedules import Definition, Schedule, Template, milliseconds
+from offload_core.schedules import KIND, MAINTENANCE, OURS, Definition, Schedule, Template, milliseconds
 
 if TYPE_CHECKING:
     from gateway.auth import Caller
@@ -59,7 +59,8 @@ async def put(
     if name == RESERVED_NAME:
         raise invalid_fields({"name": f"{RESERVED_NAME} is reserved"})
     at = now(deps)
-    task_type = deps.catalogue.check(asked.task, asked.input)
+    is_ours = owned_by == OURS
+    task_type = deps.catalogue.check(asked.task, asked.input, internal=is_ours)
     definition = Definition(
         task=Template(
             name=task_type.name,
@@ -71,7 +72,8 @@ async def put(
             metadata=asked.metadata,
             callback_url=asked.callback_url,
             expires_in_ms=round((asked.expires_in_seconds or 0) * 1000),
-            retain_ms=deps.settings.output_retention_ms,
+            retain_ms=None if is_ours else deps.settings.output_retention_ms,
+            kind=MAINTENANCE if is_ours else KIND,
         ),
         cron=asked.cron or "",
         every_seconds=asked.every_seconds or 0,

@@ -60,12 +60,15 @@ class Catalogue:
         """Return the newest version of each task type that can be posted, by name."""
         return [versions[0] for _, versions in sorted(self._by_name.items()) if not versions[0].is_internal]
 
-    def versions(self, name: str) -> list[TaskType]:
-        """Return the versions of a task type that can be posted, the newest first; none where there is none."""
-        return [one for one in self._by_name.get(name, ()) if not one.is_internal]
+    def versions(self, name: str, *, internal: bool = False) -> list[TaskType]:
+        """Return the versions of a task type that can be posted, the newest first; none where there is none.
 
-    def check(self, name: str, given: dict[str, Any], where: str = "") -> TaskType:
-        """Return the version of a task type that an input is right for.
+        With `internal`, of one that is Offload's own.
+        """
+        return [one for one in self._by_name.get(name, ()) if one.is_internal == internal]
+
+    def check(self, name: str, given: dict[str, Any], where: str = "", *, internal: bool = False) -> TaskType:
+        """Return the version of a task type, one of Offload's own if it is `internal`, that an input is right for.
 
         During a rollout that is the newest one, or else an older one that still has workers. `where` is the JSON
         pointer of what asks for the task.
@@ -74,7 +77,7 @@ class Catalogue:
             Problem: 422 ``task_type.unknown``, with names that are near; 422 ``input.invalid``, with JSON pointers.
 
         """
-        versions = self.versions(name)
+        versions = self.versions(name, internal=internal)
         if not versions:
             raise self._unknown(name, where)
         newest, *older = versions

@@ -1,4 +1,4 @@
-"""The schedules of tenants, which are in Redis: what is due of them is published, each occurrence once."""
+"""Runs schedules, which are in Redis: what is due of them is published, each occurrence once."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ READ_AT_ONCE = 100
 LOOK_SECONDS = 5.0
 # Of one that cannot be read.
 PAUSE_MS = 60_000
+# A clock that is set by less is as good as right.
+CLOCK_MS = 5_000
 
 
-class TenantSchedules:
+class Runner:
     """Looks at the schedules that are due. It knows nothing by itself: two may look at once, and either may die."""
 
     def __init__(self, client: redis.Redis, tasks: TaskStore, publisher: Publisher) -> None:
@@ -39,6 +41,9 @@ class TenantSchedules:
         self._key = keys.schedules(tasks.prefix)
         # By how much Redis's clock is ahead of this machine's: it is asked once for many schedules.
         self._ahead = timedelta()
+        self._clock_ahead = metrics.get_meter("offload").create_counter(
+            "offload.beat.clock_ahead", description="How often beat has found that Redis's clock had been ahead"
+        )
         self._lag = metrics.get_meter("offload").create_histogram(
             "offload.schedule.lag", unit="s", description="How late occurrences of schedules are published"
         )
@@ -51,6 +56,7 @@ class TenantSchedules:
 
         """
         ends_at = time.monotonic() + LOOK_SECONDS
+        self._note_clock()
         is_full = True
         while is_full and time.monotonic() < ends_at:
             self._ask_for_time()
@@ -71,6 +77,25 @@ class TenantSchedules:
                     self._client.zadd(self._key, {f"{owner}:{name}": milliseconds(now) + PAUSE_MS}, xx=True)
         first: Any = self._client.zrange(self._key, 0, 0, withscores=True)
         return max(first[0][1] / 1000 - self._now().timestamp(), 0) if first else LOOK_SECONDS
+
+    def _note_clock(self) -> None:
+        """Look at every schedule where Redis's clock was ahead: they are due in a future that it has left."""
+        self._ask_for_time()
+        now, key = milliseconds(self._now()), keys.clock(self._tasks.prefix)
+        noted: Any = self._client.set(key, now, get=True)
+        if noted is None or int(noted) <= now + CLOCK_MS:
+            return
+        logger.warning(
+            "Redis's clock was ahead by %.0f s: schedules go on by it as it is now", (int(noted) - now) / 1000
+        )
+        self._clock_ahead.add(1)
+        place = 0
+        while True:
+            page: Any = self._client.zrange(self._key, place, place + READ_AT_ONCE - 1)
+            if not page:
+                return
+            self._client.zadd(self._key, dict.fromkeys(page, now), xx=True, lt=True)
+            place += len(page)
 
     def _look_at(self, owner: str, name: str, record: dict[bytes, bytes], now: datetime) -> None:
         schedule = Schedule.of(owner, name, record)
