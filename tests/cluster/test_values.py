@@ -369,6 +369,22 @@ def test_a_scaled_object_measures_what_waits_and_runs():
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] > 0
 
 
+def test_alerts_and_a_dashboard_are_the_files_of_the_chart():
+    operator = ("--api-versions", "monitoring.coreos.com/v1/PrometheusRule")
+    rule = one("PrometheusRule", "alerts", "--set", "monitoring.prometheusRule.enabled=true", *operator)
+    files = CHART / "files"
+    assert rule["spec"]["groups"] == yaml.safe_load((files / "alerts.yaml").read_text())["groups"]
+    objective = "monitoring.prometheusRule.enabled=true,monitoring.prometheusRule.queueAgeSeconds=60"
+    changed = one("PrometheusRule", "alerts", "--set", objective, *operator)["spec"]["groups"][0]["rules"]
+    assert "offload_queue_oldest_age_seconds > 60" in changed[0]["expr"]
+    dashboard = one("ConfigMap", "dashboard", "--set", "monitoring.dashboard.enabled=true")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["offload.json"]) == json.loads((files / "dashboard.json").read_text())
+    without = render("--set", "monitoring.prometheusRule.enabled=true", check=False)
+    assert "PrometheusRule" in without
+    assert "Install the Prometheus Operator" in without
+
+
 def test_sentinel_and_tls_reach_keda_too():
     redis = "redis.url=sentinel://192.0.2.1:26379\\,192.0.2.2/1,redis.sentinelMaster=ours,existingSecrets.redis=mine"
     trigger = one("ScaledObject", "worker-image", "--set", f"keda.enabled=true,{redis}", *KEDA)["spec"]["triggers"][0]

@@ -12,7 +12,7 @@ scripts are checked like those of the client itself.
 {{- $queues = printf "%[1]s ~%[2]sexpiring ~%[2]sforgetting ~%[2]sbatches ~%[2]sschedules" $queues $prefix -}}
 {{- $control := printf "resetchannels &%[1]squeue:/*.celery.pidbox &%[1]squeue:/0.celery.pidbox &%[1]squeue:/0.reply.celery.pidbox*" $prefix -}}
 gateway:
-  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}paused-queues ~{{ $prefix }}tenants ~{{ $prefix }}api-keys ~{{ $prefix }}api-keys-used ~{{ $prefix }}access-version ~{{ $prefix }}audit ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" "schedules-of" }} ~{{ $prefix }}{{ . }}:*{{ end }}
+  keys: {{ $queues }} ~{{ $prefix }}rate:* ~{{ $prefix }}health ~{{ $prefix }}bulks ~{{ $prefix }}paused-queues ~{{ $prefix }}tenants ~{{ $prefix }}api-keys ~{{ $prefix }}api-keys-used ~{{ $prefix }}access-version ~{{ $prefix }}audit ~{{ $prefix }}clock ~{{ $prefix }}exporter ~{{ $prefix }}catalogue ~{{ $prefix }}catalogue:*{{ range list "webhook" "webhooks-of" "webhook-attempts" "bulk" "schedules-of" }} ~{{ $prefix }}{{ . }}:*{{ end }}
   commands: {{ $session }} {{ $scripts }} +smembers +hdel +hsetnx +set +del +multi +exec +lrange +pexpireat +hvals +incr +zrevrangebyscore +zrange +zrevrange +zrangebyscore +zrank +zrevrank +zcount +xread +xrange +xrevrange +xinfo|stream +persist +info +config|get
 {{- /* Fleets that share a user have what any of them needs. */}}
 {{- $users := dict }}

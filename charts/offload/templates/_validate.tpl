@@ -146,6 +146,9 @@ the last ones. A list of a namespace's Secrets is empty without a cluster alone:
 {{- if $values.monitoring.podMonitor.enabled -}}
 {{- $needs = append $needs (list "monitoring.podMonitor.enabled" "monitoring.coreos.com/v1/PodMonitor" "Install the Prometheus Operator (https://prometheus-operator.dev/docs/getting-started/installation)") -}}
 {{- end -}}
+{{- if $values.monitoring.prometheusRule.enabled -}}
+{{- $needs = append $needs (list "monitoring.prometheusRule.enabled" "monitoring.coreos.com/v1/PrometheusRule" "Install the Prometheus Operator (https://prometheus-operator.dev/docs/getting-started/installation)") -}}
+{{- end -}}
 {{- if $values.gateway.httpRoute.enabled -}}
 {{- $needs = append $needs (list "gateway.httpRoute.enabled" "gateway.networking.k8s.io/v1/HTTPRoute" "Install the Gateway API (https://gateway-api.sigs.k8s.io/guides/getting-started)") -}}
 {{- end -}}

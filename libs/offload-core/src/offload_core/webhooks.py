@@ -24,6 +24,8 @@ ID_PREFIX = "wh_"
 RESULT_BYTES = 19_000
 # Of each number in the id of a stream's entry.
 MAX_ENTRY = 2**64 - 1
+# So many endpoints are counted at a scrape.
+COUNTED_LIMIT = 1_000
 # Why an endpoint is disabled.
 BY_OWNER, GONE, FAILING = "disabled_by_owner", "gone", "failing"
 
@@ -148,6 +150,17 @@ def with_result(data: str, results: Sequence[Any]) -> str:
     """Return what an event says with the results of a task's last steps, unless they are too long: as `states.lua`."""
     text = json.dumps(results[0] if len(results) == 1 else results)
     return data if len(text) > RESULT_BYTES else f'{data[:-1]}, "result": {text}}}'
+
+
+async def counts(client: redis.asyncio.Redis, prefix: str) -> dict[str, int]:
+    """Return how many endpoints of all owners, of the newest thousand, are `delivering`, `failing` or `disabled`."""
+    newest: Any = await client.zrange(keys.webhooks(prefix, ""), 0, COUNTED_LIMIT - 1, desc=True)
+    async with client.pipeline(transaction=False) as pipe:
+        for member in newest:
+            pipe.hmget(keys.webhook(prefix, member.decode()), ["disabled_at", "failing_since"])
+        found = await pipe.execute() if newest else []
+    states = ["disabled" if disabled else "failing" if failing else "delivering" for disabled, failing in found]
+    return {name: states.count(name) for name in ("delivering", "failing", "disabled")}
 
 
 async def read(client: redis.asyncio.Redis, prefix: str, endpoint_id: str) -> Endpoint | None:

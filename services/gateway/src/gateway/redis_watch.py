@@ -54,8 +54,7 @@ class RedisWatch:
             logger.info("Redis answers again")
         limit = int(memory.get("maxmemory", 0)) or self._settings.memory_limit_bytes
         self.memory_share = int(memory["used_memory"]) / limit if limit else 0.0
-        if not self.is_up or not self.warnings:
-            self.warnings = await self._warnings()
+        self.warnings = await self._warnings()
         self.is_up = True
 
     async def _warnings(self) -> tuple[str, ...]:

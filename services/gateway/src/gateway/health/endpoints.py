@@ -13,13 +13,13 @@ from redis.exceptions import RedisError
 
 from gateway import dependencies
 from gateway.health import schemas
+from gateway.metrics import Shared
 from gateway.queues import service as queues
-from offload_core import keys, redis_client
+from offload_core import keys, redis_client, webhooks
 from offload_core.blobs import BlobError
 
 if TYPE_CHECKING:
     from gateway.dependencies import Dependencies
-    from gateway.queues.service import QueueState
 
 router = APIRouter(tags=["operations"])
 
@@ -97,11 +97,11 @@ async def metrics(request: Request) -> Response:
         shared = await _read_shared(deps) if await _has_turn(deps) else None
     except RedisError as error:
         failing = redis_client.cause(error)
+    shown.unsafe.set(bool(deps.redis_watch.warnings))
     # From here on nothing else runs: another scrape must not find half of it.
-    for gauge in (shown.messages, shown.oldest_age, shown.dependency_up, shown.redis_failing):
-        gauge.clear()
+    shown.forget()
     if shared is not None:
-        shown.show(*shared)
+        shown.show(shared)
     shown.dependency_up.labels("redis").set(not failing)
     if failing:
         shown.redis_failing.labels(failing).set(1)
@@ -120,7 +120,13 @@ async def _has_turn(deps: Dependencies) -> bool:
     return True
 
 
-async def _read_shared(deps: Dependencies) -> tuple[list[QueueState], dict[bytes, bytes]]:
-    states = await queues.read(deps.redis, deps.settings.broker_prefix, deps.catalogue)
-    found: Any = await deps.redis.hgetall(keys.health(deps.settings.key_prefix))
-    return states, found
+async def _read_shared(deps: Dependencies) -> Shared:
+    client, prefix = deps.redis, deps.settings.key_prefix
+    states = await queues.read(client, deps.settings.broker_prefix, deps.catalogue)
+    async with client.pipeline(transaction=False) as pipe:
+        pipe.hgetall(keys.health(prefix))
+        pipe.hgetall(keys.figures(prefix, deps.redis_watch.now().date()))
+        pipe.get(keys.clock(prefix))
+        health, ended, looked_at = await pipe.execute()
+    endpoints = await webhooks.counts(client, prefix)
+    return Shared(states, health, ended, int(looked_at) if looked_at else None, endpoints)
