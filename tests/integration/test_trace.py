@@ -52,6 +52,39 @@ def test_upload_three_steps_and_the_mail_are_one_trace(offload):
     ]  # fmt: skip
 
 
+def test_runs_are_measured_by_task_type_and_outcome_with_the_trace_of_an_example(offload):
+    """In every pool: processes (images), threads (mail), one event loop (calls)."""
+    offload.environment |= {"OTEL_METRIC_EXPORT_INTERVAL": "500", "OFFLOAD_EGRESS_ALLOW": "127.0.0.0/8"}
+    offload.start_all()
+    offload.worker("http_worker")
+    client = offload.client()
+    photo = offload.wait(client, offload.post_photo(client))
+    query = {"notify": "ann@example.com"}
+    broken = client.post("/v1/images", params=query, content=b"no image", headers={"Content-Type": "image/png"})
+    failed = offload.wait(client, broken.json()["task_id"])
+    until(lambda: client.get("/v1/task-types/http.call.v1").status_code == 200, "the task type of calls")
+    posted = client.post("/v1/calls", json={"method": "GET", "url": f"{offload.url}/healthz"}).raise_for_status()
+    call = offload.wait(client, posted.json()["task_id"])
+    assert call["state"] == "SUCCESS", call["error"]
+
+    def examples(task_type: str, outcome: str) -> set[str]:
+        wanted = {"celery.task_name": task_type, "offload.outcome": outcome}
+        points = [one for one in offload.otlp.histograms if one.name == "offload.task.duration"]
+        return {trace for one in points if one.attributes == wanted for trace in one.trace_ids}
+
+    for task_type, outcome, task in (
+        ("image.resize.v1", "success", photo),
+        ("image.thumbnail.v1", "success", photo),
+        ("mail.notify.v1", "success", photo),
+        ("image.resize.v1", "failure", failed),
+        ("http.call.v1", "success", call),
+    ):
+        until(
+            lambda task_type=task_type, outcome=outcome, task=task: task["trace_id"] in examples(task_type, outcome),
+            f"{task_type} {outcome} to be measured",
+        )
+
+
 def test_the_mail_about_a_failure_is_in_the_same_trace(offload):
     offload.start_all()
     client = offload.client()

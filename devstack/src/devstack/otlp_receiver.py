@@ -1,4 +1,4 @@
-"""A real OTLP/HTTP receiver for traces, that can be silent on demand."""
+"""A real OTLP/HTTP receiver for traces and histograms, that can be silent on demand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -34,14 +35,26 @@ class Span:
         return (self.end_ns - self.start_ns) / 1e6
 
 
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """One point of a histogram as it came: what was measured so far with these attributes."""
+
+    name: str
+    attributes: dict[str, str]
+    count: int
+    # The traces of its exemplars.
+    trace_ids: frozenset[str]
+
+
 class OtlpReceiver:
-    """Takes spans on a port of this machine, until stopped."""
+    """Takes spans and histograms on a port of this machine, until stopped."""
 
     def __init__(self, port: int) -> None:
         """Prepare a receiver."""
         self.port = port
         self.endpoint = f"http://127.0.0.1:{port}"
         self._spans: list[Span] = []
+        self._histograms: list[Histogram] = []
         self._bodies: list[bytes] = []
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -54,6 +67,12 @@ class OtlpReceiver:
         """All spans so far."""
         with self._lock:
             return list(self._spans)
+
+    @property
+    def histograms(self) -> list[Histogram]:
+        """All points of histograms so far."""
+        with self._lock:
+            return list(self._histograms)
 
     @property
     def dump(self) -> bytes:
@@ -83,6 +102,8 @@ class OtlpReceiver:
                     receiver._bodies.append(body)
                 if self.path.endswith("/v1/traces"):
                     receiver._take(body)
+                elif self.path.endswith("/v1/metrics"):
+                    receiver._take_metrics(body)
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -109,6 +130,23 @@ class OtlpReceiver:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+
+    def _take_metrics(self, body: bytes) -> None:
+        request = ExportMetricsServiceRequest.FromString(body)
+        found = [
+            Histogram(
+                metric.name,
+                {one.key: one.value.string_value for one in point.attributes},
+                point.count,
+                frozenset(exemplar.trace_id.hex() for exemplar in point.exemplars),
+            )
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            for point in metric.histogram.data_points
+        ]
+        with self._lock:
+            self._histograms += found
 
     def _take(self, body: bytes) -> None:
         request = ExportTraceServiceRequest.FromString(body)

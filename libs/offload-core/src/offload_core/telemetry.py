@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CHILD_SECONDS = 1.0
 PARENT_SECONDS = 5.0
 # From "at once" to half an hour: the waits that operators ask about (see docs/reference/metrics.md).
+DURATION_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 QUEUE_WAIT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 
 

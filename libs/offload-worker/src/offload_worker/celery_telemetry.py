@@ -87,19 +87,32 @@ def _parent_ends(**_: object) -> None:
 def _connect() -> None:
     """Connect the instrumentation, and after it what is about a run's begin: before it there would be no span."""
 
-    def ends(state: str | None, **_: object) -> None:
-        """Mark a run that its process could not finish: told to end, it unwinds, and sends the span that is open."""
+    def ends(task: Any, state: str | None, **_: object) -> None:  # noqa: ANN401 -- Celery's signal
+        """Measure a run, within its span, whose trace is the measurement's exemplar.
+
+        One that its process could not finish is marked: told to end, it unwinds, and sends the span that is open.
+        """
+        begun_at = getattr(task.request, "begun_at", None)
+        if begun_at is not None:
+            outcome = (state or "interrupted").lower()
+            duration.record(time.monotonic() - begun_at, {"celery.task_name": task.name, "offload.outcome": outcome})
         if state is None:
             span = trace.get_current_span()
             span.set_attribute("error.type", "task.interrupted")
             span.set_status(Status(StatusCode.ERROR, "its process was told to end"))
 
+    meter = metrics.get_meter("offload")
+    duration = meter.create_histogram(
+        "offload.task.duration",
+        unit="s",
+        description="How long the run of a step took, by how it ended",
+        explicit_bucket_boundaries_advisory=telemetry.DURATION_BUCKETS,
+    )
     # Before the instrumentation, which ends the span.
     signals.task_postrun.connect(ends, weak=False)
     instrumentor = _Instrumentor()
     instrumentor.publishing = {}
     instrumentor.instrument()
-    meter = metrics.get_meter("offload")
     wait = meter.create_histogram(
         "offload.queue.wait",
         unit="s",
@@ -109,6 +122,7 @@ def _connect() -> None:
 
     def begins(task: Any, **_: object) -> None:  # noqa: ANN401 -- Celery's signal
         request = task.request
+        request.begun_at = time.monotonic()
         queue = (request.delivery_info or {}).get("routing_key") or ""
         waited = queue_wait_seconds(request)
         span = trace.get_current_span()
