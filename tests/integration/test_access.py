@@ -250,6 +250,8 @@ def rows(admin, **query) -> list[dict]:
 
 def test_the_audit_says_who_did_what(offload, admin, tenant):
     made = new_key(admin, tenant)
+    assert admin.patch("/v1/tenants/a b", json={}).status_code == 422
+    assert [row["result"] for row in rows(admin, resource_id="a b")] == [422]
     admin.headers["User-Agent"] = "a browser"
     assert admin.delete(f"/v1/keys/{made['id']}").status_code == 204
     assert admin.delete(f"/v1/keys/{made['id']}").status_code == 404

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from opentelemetry import trace
 from redis.exceptions import RedisError
@@ -42,6 +43,9 @@ class AuditedRoute(APIRoute):
                 result = response.status_code
             except Problem as problem:
                 result = problem.status.value
+                raise
+            except RequestValidationError:
+                result = HTTPStatus.UNPROCESSABLE_ENTITY.value
                 raise
             except RedisError:
                 result = HTTPStatus.SERVICE_UNAVAILABLE.value
