@@ -220,6 +220,21 @@ def test_settings_change_what_they_say_and_no_edit_of_an_operators(offload):
     assert client.get(path, params=query).json()["cron"] == "0 9 * * *", "a setting that changes is what counts"
 
 
+def test_a_redis_that_has_lost_everything_gets_its_schedules_again(offload):
+    beat = offload.service("beat", settings=EVERY_SECOND)
+    until(lambda: occurrences(offload), "the first occurrence")
+    offload.redis.client().flushall()
+    until(lambda: len(occurrences(offload)) >= 2, "occurrences to go on", seconds=40)
+    # One that cannot be read, as a later release may have written it, holds up none of the others.
+    redis = offload.redis.client()
+    redis.hset(keys.schedule(PREFIX, "beat", "daily-report"), "definition", '{"task": {"unknown": 1}}')
+    redis.hdel(keys.configured_schedules(PREFIX), "daily-report", "weekly-clean-up")
+    redis.delete(keys.schedule(PREFIX, "beat", "weekly-clean-up"))
+    until(lambda: schedule(offload, "weekly-clean-up"), "the other one to be there again", seconds=40)
+    assert "daily-report cannot be read" in beat.output()
+    assert beat.stop() == 0
+
+
 def test_a_tenant_has_no_use_for_what_is_offloads_own(offload):
     offload.gateway(WITH_KEYS)
     offload.worker("housekeeper")

@@ -92,34 +92,41 @@ def configure(client: redis.Redis, tasks: TaskStore, wanted: Mapping[str, Defini
         redis.RedisError: when Redis cannot be reached.
 
     """
-    key = keys.configured_schedules(tasks.prefix)
     for name, definition in wanted.items():
-        last: Any = client.hget(key, name)
-        said = definition.as_text()
-        if last is not None and last.decode() == said:
-            continue
-        record: Any = client.hgetall(keys.schedule(tasks.prefix, OURS, name))
-        found = Schedule.of(OURS, name, record)
-        if found is None:
-            since = now_ms if last is not None else _since(client, tasks, name, now_ms)
-            schedule = Schedule.new(OURS, name, definition, now_ms, since=since)
-        else:
-            before = _flat(last.decode()) if last is not None else {}
-            changes = {field: value for field, value in _flat(said).items() if before.get(field, ...) != value}
-            edited = Definition.of(_nested(_flat(found.definition.as_text()) | changes))
-            schedule = Schedule.new(OURS, name, edited, now_ms, is_paused=found.is_paused, note=found.note)
-        call = schedules.put(
-            tasks,
-            schedule,
-            if_match=found.revision if found else None,
-            must_be_new=found is None,
-            due=None if schedule.is_paused else schedule.next_due(schedule.since),
-            limit=LIMIT,
-        )
-        outcome = call.run(client)[0].decode()
-        logger.info("the schedule %s is as the settings have it now: %s", name, outcome)
-        if outcome in {"created", "changed"}:
-            client.hset(key, name, said)
+        try:
+            _configure(client, tasks, name, definition, now_ms)
+        except (ValueError, KeyError, TypeError):
+            # One that cannot be read, as after a rollback, holds up none of the others.
+            logger.exception("the schedule %s cannot be read, and stays as it is", name)
+
+
+def _configure(client: redis.Redis, tasks: TaskStore, name: str, definition: Definition, now_ms: int) -> None:
+    key, said = keys.configured_schedules(tasks.prefix), definition.as_text()
+    last: Any = client.hget(key, name)
+    if last is not None and last.decode() == said:
+        return
+    record: Any = client.hgetall(keys.schedule(tasks.prefix, OURS, name))
+    found = Schedule.of(OURS, name, record)
+    if found is None:
+        since = now_ms if last is not None else _since(client, tasks, name, now_ms)
+        schedule = Schedule.new(OURS, name, definition, now_ms, since=since)
+    else:
+        before = _flat(last.decode()) if last is not None else {}
+        changes = {field: value for field, value in _flat(said).items() if before.get(field, ...) != value}
+        edited = Definition.of(_nested(_flat(found.definition.as_text()) | changes))
+        schedule = Schedule.new(OURS, name, edited, now_ms, is_paused=found.is_paused, note=found.note)
+    call = schedules.put(
+        tasks,
+        schedule,
+        if_match=found.revision if found else None,
+        must_be_new=found is None,
+        due=None if schedule.is_paused else schedule.next_due(schedule.since),
+        limit=LIMIT,
+    )
+    outcome = call.run(client)[0].decode()
+    logger.info("the schedule %s is as the settings have it now: %s", name, outcome)
+    if outcome in {"created", "changed"}:
+        client.hset(key, name, said)
 
 
 def _since(client: redis.Redis, tasks: TaskStore, name: str, now_ms: int) -> int:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+# So often Offload's own schedules are looked for: a Redis that has lost everything gets them again.
+CONFIGURED_SECONDS = 15.0
 # One script takes so many expired tasks out of the lists, which takes Redis a few milliseconds.
 FORGET_LIMIT = 500
 # One script begins or cancels so many tasks of a batch, for the same reason; all of them so long in each tick.
@@ -53,7 +55,8 @@ class OccurrenceScheduler(Scheduler):
         options = Options.of(app.conf.broker_transport_options)
         self._sweeper, self._reporter = Sweeper(self._client, options), Reporter(lambda: self._client, options)
         self._is_unavailable = False
-        self._is_configured = False
+        # When (monotonic) it is looked again whether they are there.
+        self._configured_until = 0.0
         # Until the next schedule is due.
         self._next_in_seconds = TICK_SECONDS
 
@@ -62,9 +65,9 @@ class OccurrenceScheduler(Scheduler):
         started = time.monotonic()
         try:
             now = time_of(self._client)
-            if not self._is_configured:
+            if started >= self._configured_until:
                 built_in_schedules.configure(self._client, self._tasks, self._built_in, milliseconds(now))
-                self._is_configured = True
+                self._configured_until = started + CONFIGURED_SECONDS
             self._tasks.expire().run(self._client)
             while self._tasks.forget(FORGET_LIMIT).run(self._client) == FORGET_LIMIT:
                 pass  # a burst of tasks has expired
