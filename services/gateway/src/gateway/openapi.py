@@ -59,6 +59,18 @@ _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "de
 # The schemas of bodies that are components of the document.
 _components: dict[str, Any] = {}
 
+# What a post to a path makes: the member of its answer that names it, and where it is.
+_MADE = {
+    **dict.fromkeys(
+        ("/v1/tasks", "/v1/images", "/v1/emails", "/v1/reports", "/v1/calls"), ("task_id", "/v1/tasks/{task_id}")
+    ),
+    "/v1/batches": ("id", "/v1/batches/{batch_id}"),
+    "/v1/webhooks": ("id", "/v1/webhooks/{webhook_id}"),
+    "/v1/bulk": ("id", "/v1/bulk/{bulk_id}"),
+    "/v1/tenants": ("name", "/v1/tenants/{name}"),
+    "/v1/keys": ("id", "/v1/keys/{key_id}"),
+}
+
 # The bytes of a file.
 FILE = {"type": "string", "format": "binary", "minLength": 1}
 IDEMPOTENCY_KEY = {
@@ -222,6 +234,25 @@ def describe(app: FastAPI) -> None:
                     operation["responses"].setdefault("403", _problem(403))
                 else:
                     operation.setdefault("security", [])
+        _link(document["paths"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Say of each post that makes something which operations are about that: links, as OpenAPI has them."""
+    for path, (member, place) in _MADE.items():
+        parameter = place[place.index("{") + 1 : place.index("}")]
+        links = {
+            operation["operationId"]: {
+                "operationId": operation["operationId"],
+                "parameters": {parameter: f"$response.body#/{member}"},
+            }
+            for other, operations in paths.items()
+            # Nothing that needs another name as well.
+            if (other == place or other.startswith(f"{place}/")) and other.count("{") == 1
+            for operation in operations.values()
+        }
+        responses = paths[path]["post"]["responses"]
+        responses["202" if "202" in responses else "201"]["links"] = links
