@@ -170,6 +170,15 @@ def test_tenants_are_created_changed_and_deleted(admin, tenant):
         assert admin.request(method, f"/v1/tenants/{tenant}", json={}).json()["code"] == "tenant.not_found"
 
 
+def test_a_key_whose_tenant_is_lost_can_be_revoked_and_nothing_else(offload, admin, tenant):
+    """As after a restore of Redis from half of a backup: the request ends."""
+    made = new_key(admin, tenant)
+    offload.redis.client().hdel(keys.tenants(PREFIX), tenant)
+    rotated = admin.post(f"/v1/keys/{made['id']}/rotate", json={})
+    assert (rotated.status_code, rotated.json()["code"]) == (404, "tenant.not_found")
+    assert admin.delete(f"/v1/keys/{made['id']}").status_code == 204
+
+
 def test_what_is_wrong_is_refused(admin, tenant):
     unknown = admin.post("/v1/keys", json={"tenant": "nobody", "scopes": ["tasks:read"]})
     assert (unknown.status_code, unknown.json()["code"]) == (404, "tenant.not_found")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from offload_core import keys, signing
 from offload_core.records import text_of
+from offload_core.rotation import rotated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,13 +106,7 @@ class Endpoint:
 
     def rotated(self, secret: str, grace_ms: int, now_ms: int) -> Endpoint:
         """Return it with a new secret; the ones before it sign for so long as well."""
-        ends_at = now_ms + grace_ms
-        older = [
-            Secret(one.text, min(one.expires_at or ends_at, ends_at))
-            for one in self.secrets
-            if one.expires_at is None or one.expires_at > now_ms
-        ]
-        return replace(self, secrets=(Secret(secret), *(older if grace_ms else ())))
+        return replace(self, secrets=rotated(self.secrets, Secret(secret), grace_ms, now_ms))
 
 
 def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

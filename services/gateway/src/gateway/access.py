@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from offload_core import keys
+from offload_core.rotation import rotated
 from offload_core.task_store import TaskScript
 
 if TYPE_CHECKING:
@@ -98,13 +99,7 @@ class ApiKey:
 
     def rotated(self, secret: Secret, grace_ms: int, now_ms: int) -> ApiKey:
         """Return it with a new secret; those before it hold for so long as well."""
-        ends_at = now_ms + grace_ms
-        older = [
-            dataclasses.replace(one, expires_at=min(one.expires_at or ends_at, ends_at))
-            for one in self.secrets
-            if one.expires_at is None or one.expires_at > now_ms
-        ]
-        return dataclasses.replace(self, secrets=(secret, *(older if grace_ms else ())))
+        return dataclasses.replace(self, secrets=rotated(self.secrets, secret, grace_ms, now_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +114,7 @@ class Access:
 
 
 class ChangedError(Exception):
-    """Somebody else was faster; `why` is what the script has found."""
+    """The records do not allow a change, or not any more: `why` is what the script has found."""
 
     def __init__(self, why: str) -> None:
         """Take the script's answer."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from gateway.access import UNLIMITED, AccessStore, TenantLimits
+from gateway.access import UNLIMITED, AccessStore, ChangedError, TenantLimits
 from gateway.configured_keys import ConfiguredKey, ConfiguredKeys
 from gateway.problems import Problem, redis_unavailable
 from gateway.scopes import OPERATOR, SCOPES, TENANT_SCOPES, scope_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import redis.asyncio
     from fastapi import Request
 
-    from gateway.access import Access
+    from gateway.access import Access, ApiKey, Tenant
     from gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,28 @@ class Keys:
         for digest_ in [one for one in self._told if not self._is_good(one)]:
             for tell in tuple(self._told[digest_]):
                 tell()
+
+    async def change[One: (Tenant, ApiKey)](self, make: Callable[[Access], One], *, delete: bool = False) -> One:
+        """Write, or delete, the record that `make` makes of all as they are; made again when somebody was faster.
+
+        This gateway knows of it at once.
+
+        Raises:
+            ChangedError: ``no_tenant`` or ``in_use``, as the store has them.
+            Problem: what `make` raises.
+
+        """
+        while True:
+            seen = await self.store.read()
+            one = make(seen)
+            try:
+                await self.store.change(seen, one, delete=delete)
+            except ChangedError as error:
+                if error.why == "changed":
+                    continue
+                raise
+            await self.refresh()
+            return one
 
     def caller(self, request: Request) -> Caller:
         """Return who sends a request, whose key has the scope of its route.

@@ -48,7 +48,7 @@ async def get_keys(request: Request, query: Annotated[schemas.ApiKeyQuery, Query
 async def get_key(request: Request, key_id: str) -> Response:
     """Show an API key."""
     deps = dependencies.of(request)
-    _, key = await service.find(deps, key_id)
+    key = await service.find(deps, key_id)
     used_at = await deps.keys.store.used_at([key.id])
     return JSONResponse(service.view(key, used_at.get(key.id)))
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import auth
 from gateway.access import ApiKey, ChangedError, Secret
-from gateway.problems import Problem, invalid_fields
+from gateway.problems import Problem
 from gateway.tenants import service as tenants
-from gateway.timestamps import rfc3339
+from gateway.timestamps import ahead, rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.access import Access
     from gateway.api_keys.schemas import NewApiKey
     from gateway.dependencies import Dependencies
@@ -28,40 +30,28 @@ async def create(deps: Dependencies, asked: NewApiKey) -> tuple[ApiKey, str]:
         Problem: 404 ``tenant.not_found``, 422 ``request.invalid`` for an expiry that is not ahead.
 
     """
-    now = round(time.time() * 1000)
-    expires_at = None if asked.expires_at is None else round(asked.expires_at.timestamp() * 1000)
-    if expires_at is not None and expires_at <= now:
-        raise invalid_fields({"expires_at": "must lie ahead"})
+    expires_at = ahead("expires_at", asked.expires_at)
     text, secret = _new_secret()
     key = ApiKey(
         id=f"{ID_PREFIX}{secrets.token_hex(12)}",
         tenant=asked.tenant,
         scopes=tuple(sorted(map(str, set(asked.scopes)))),
         secrets=(secret,),
-        created_at=now,
+        created_at=_now_ms(),
         expires_at=expires_at,
         description=asked.description,
     )
-    try:
-        await deps.keys.store.change(await deps.keys.store.read(), key)
-    except ChangedError:
-        raise tenants.not_found() from None
-    await deps.keys.refresh()
-    return key, text
+    return await _change(deps, lambda _: key), text
 
 
-async def find(deps: Dependencies, key_id: str) -> tuple[Access, ApiKey]:
-    """Return a key, and the records that it was read with.
+async def find(deps: Dependencies, key_id: str) -> ApiKey:
+    """Return a key.
 
     Raises:
         Problem: 404 ``key.not_found``.
 
     """
-    seen = await deps.keys.store.read()
-    found = seen.api_keys.get(key_id)
-    if found is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "key.not_found", "there is no such API key")
-    return seen, found
+    return _of(await deps.keys.store.read(), key_id)
 
 
 async def rotate(deps: Dependencies, key_id: str, grace_seconds: int) -> tuple[ApiKey, str]:
@@ -72,15 +62,8 @@ async def rotate(deps: Dependencies, key_id: str, grace_seconds: int) -> tuple[A
 
     """
     text, secret = _new_secret()
-    while True:
-        seen, key = await find(deps, key_id)
-        rotated = key.rotated(secret, grace_seconds * 1000, round(time.time() * 1000))
-        try:
-            await deps.keys.store.change(seen, rotated)
-        except ChangedError:
-            continue
-        await deps.keys.refresh()
-        return rotated, text
+    grace_ms = grace_seconds * 1000
+    return await _change(deps, lambda seen: _of(seen, key_id).rotated(secret, grace_ms, _now_ms())), text
 
 
 async def revoke(deps: Dependencies, key_id: str) -> None:
@@ -90,14 +73,7 @@ async def revoke(deps: Dependencies, key_id: str) -> None:
         Problem: 404 ``key.not_found``.
 
     """
-    while True:
-        seen, key = await find(deps, key_id)
-        try:
-            await deps.keys.store.change(seen, key, delete=True)
-        except ChangedError:
-            continue
-        await deps.keys.refresh()
-        return
+    await _change(deps, lambda seen: _of(seen, key_id), delete=True)
 
 
 def view(key: ApiKey, used_at: int | None = None) -> dict[str, Any]:
@@ -117,3 +93,21 @@ def view(key: ApiKey, used_at: int | None = None) -> dict[str, Any]:
 def _new_secret() -> tuple[str, Secret]:
     text = auth.new_secret()
     return text, Secret(auth.digest(text), text[: auth.SHOWN_LENGTH])
+
+
+def _of(seen: Access, key_id: str) -> ApiKey:
+    found = seen.api_keys.get(key_id)
+    if found is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "key.not_found", "there is no such API key")
+    return found
+
+
+async def _change(deps: Dependencies, make: Callable[[Access], ApiKey], *, delete: bool = False) -> ApiKey:
+    try:
+        return await deps.keys.change(make, delete=delete)
+    except ChangedError:
+        raise tenants.not_found() from None
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)

@@ -40,7 +40,7 @@ async def get_queue(request: Request, name: str) -> Response:
 async def limit_queue(request: Request, name: str) -> Response:
     """Limit how many messages of a queue run at once, and how many deliveries begin in a second. What waits is kept."""
     deps = dependencies.of(request)
-    await service.find(deps, name)
+    await service.check(deps, name)
     await service.limit(deps, name, await json_body(request, schemas.LIMITS_CHANGE))
     return await _shown(request, name)
 
@@ -54,7 +54,7 @@ async def limit_queue(request: Request, name: str) -> Response:
 async def pause_queue(request: Request, name: str) -> Response:
     """Pause a queue: no worker takes anything of it. Running tasks end, new ones are accepted and wait."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
-    await service.find(deps, name)
+    await service.check(deps, name)
     await service.pause(deps, caller.tenant, name, await json_body(request, schemas.PAUSE))
     return await _shown(request, name)
 
@@ -63,7 +63,7 @@ async def pause_queue(request: Request, name: str) -> Response:
 async def resume_queue(request: Request, name: str) -> Response:
     """Resume a queue. One that is not paused stays as it is."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
-    await service.find(deps, name)
+    await service.check(deps, name)
     await service.resume(deps, caller.tenant, name)
     return Response(status_code=HTTPStatus.NO_CONTENT)
 

@@ -8,15 +8,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from celery_leases.admin import AsyncAdmin
-from gateway.problems import Problem, invalid_fields
-from gateway.timestamps import rfc3339
+from gateway.problems import Problem
+from gateway.timestamps import ahead, rfc3339
 from offload_core import queues
 from offload_core.messages import PUBLISHED_AT
 
 if TYPE_CHECKING:
     import redis.asyncio
 
-    from celery_leases.admin import Limits, Pause
+    from celery_leases.admin import Depth, Limits, Pause
     from gateway.dependencies import Dependencies
     from gateway.queues.schemas import LimitsChange, NewPause
     from gateway.task_types.service import Catalogue
@@ -75,19 +75,7 @@ async def read(client: redis.asyncio.Redis, prefix: str, catalogue: Catalogue) -
 
     """
     depths = await AsyncAdmin(client, prefix).depths(await names(client, prefix, catalogue))
-    return [
-        QueueState(
-            name=depth.queue,
-            waiting=depth.waiting,
-            running=depth.running,
-            delayed=depth.delayed,
-            dead=depth.dead,
-            oldest_age_seconds=_age(depth.next_message),
-            pause=depth.pause,
-            limits=depth.limits,
-        )
-        for depth in depths
-    ]
+    return [_state(depth) for depth in depths]
 
 
 async def find(deps: Dependencies, name: str) -> QueueState:
@@ -97,10 +85,20 @@ async def find(deps: Dependencies, name: str) -> QueueState:
         Problem: 404 ``queue.not_found``.
 
     """
-    for state in await read(deps.redis, deps.settings.broker_prefix, deps.catalogue):
-        if state.name == name:
-            return state
-    raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
+    await check(deps, name)
+    (depth,) = await AsyncAdmin(deps.redis, deps.settings.broker_prefix).depths([name])
+    return _state(depth)
+
+
+async def check(deps: Dependencies, name: str) -> None:
+    """Refuse the name of a queue that there is not.
+
+    Raises:
+        Problem: 404 ``queue.not_found``.
+
+    """
+    if name not in await names(deps.redis, deps.settings.broker_prefix, deps.catalogue):
+        raise Problem(HTTPStatus.NOT_FOUND, "queue.not_found", "there is no such queue")
 
 
 async def pause(deps: Dependencies, owner: str, name: str, asked: NewPause) -> None:
@@ -110,9 +108,7 @@ async def pause(deps: Dependencies, owner: str, name: str, asked: NewPause) -> N
         Problem: 422 ``request.invalid`` for an end that is not ahead.
 
     """
-    until_ms = None if asked.until is None else round(asked.until.timestamp() * 1000)
-    if until_ms is not None and until_ms <= time.time() * 1000:
-        raise invalid_fields({"until": "must lie ahead"})
+    until_ms = ahead("until", asked.until)
     await queues.pause(deps.tasks, owner, name, note=asked.note, until_ms=until_ms).run_async(deps.redis)
 
 
@@ -126,6 +122,19 @@ async def limit(deps: Dependencies, name: str, asked: LimitsChange) -> None:
     names = {"max_running": "max_running", "rate": "rate_per_second"}
     changes = {names[field]: value for field, value in asked.model_dump(exclude_unset=True).items()}
     await AsyncAdmin(deps.redis, deps.settings.broker_prefix).limit(name, **changes)
+
+
+def _state(depth: Depth) -> QueueState:
+    return QueueState(
+        name=depth.queue,
+        waiting=depth.waiting,
+        running=depth.running,
+        delayed=depth.delayed,
+        dead=depth.dead,
+        oldest_age_seconds=_age(depth.next_message),
+        pause=depth.pause,
+        limits=depth.limits,
+    )
 
 
 def _age(message: dict[str, Any] | None) -> float:

@@ -13,6 +13,7 @@ from gateway.problems import Problem, invalid_fields
 from gateway.timestamps import rfc3339
 
 if TYPE_CHECKING:
+    from gateway.access import Access
     from gateway.dependencies import Dependencies
     from gateway.tenants.schemas import NewTenant, TenantChange
 
@@ -24,10 +25,7 @@ async def find(deps: Dependencies, name: str) -> Tenant:
         Problem: 404 ``tenant.not_found``.
 
     """
-    found = (await deps.keys.store.read()).tenants.get(name)
-    if found is None:
-        raise not_found()
-    return found
+    return _of(await deps.keys.store.read(), name)
 
 
 async def create(deps: Dependencies, asked: NewTenant) -> Tenant:
@@ -39,18 +37,14 @@ async def create(deps: Dependencies, asked: NewTenant) -> Tenant:
     """
     if asked.name in RESERVED_NAMES:
         raise invalid_fields({"name": f"{asked.name} is reserved"})
-    store = deps.keys.store
-    seen = await store.read()
     tenant = Tenant(asked.name, round(time.time() * 1000), asked.description, TenantLimits(**asked.limits.model_dump()))
-    exists = Problem(HTTPStatus.CONFLICT, "tenant.exists", "there is a tenant of this name")
-    if asked.name in seen.tenants:
-        raise exists
-    try:
-        await store.change(seen, tenant)
-    except ChangedError:
-        raise exists from None
-    await deps.keys.refresh()
-    return tenant
+
+    def make(seen: Access) -> Tenant:
+        if asked.name in seen.tenants:
+            raise Problem(HTTPStatus.CONFLICT, "tenant.exists", "there is a tenant of this name")
+        return tenant
+
+    return await deps.keys.change(make)
 
 
 async def change(deps: Dependencies, name: str, asked: TenantChange) -> Tenant:
@@ -61,22 +55,13 @@ async def change(deps: Dependencies, name: str, asked: TenantChange) -> Tenant:
 
     """
     limits = asked.limits.model_dump(exclude_unset=True) if asked.limits else {}
-    while True:
-        seen = await deps.keys.store.read()
-        tenant = seen.tenants.get(name)
-        if tenant is None:
-            raise not_found()
-        tenant = dataclasses.replace(
-            tenant,
-            description=tenant.description if asked.description is None else asked.description,
-            limits=dataclasses.replace(tenant.limits, **limits),
-        )
-        try:
-            await deps.keys.store.change(seen, tenant)
-        except ChangedError:
-            continue
-        await deps.keys.refresh()
-        return tenant
+
+    def make(seen: Access) -> Tenant:
+        tenant = _of(seen, name)
+        description = tenant.description if asked.description is None else asked.description
+        return dataclasses.replace(tenant, description=description, limits=dataclasses.replace(tenant.limits, **limits))
+
+    return await deps.keys.change(make)
 
 
 async def delete(deps: Dependencies, name: str) -> None:
@@ -86,17 +71,10 @@ async def delete(deps: Dependencies, name: str) -> None:
         Problem: 404 ``tenant.not_found``, 409 ``tenant.in_use``.
 
     """
-    seen = await deps.keys.store.read()
-    tenant = seen.tenants.get(name)
-    if tenant is None:
-        raise not_found()
     try:
-        await deps.keys.store.change(seen, tenant, delete=True)
-    except ChangedError as error:
-        if error.why == "in_use":
-            raise Problem(HTTPStatus.CONFLICT, "tenant.in_use", "the tenant has API keys; revoke them first") from None
-        await delete(deps, name)
-    await deps.keys.refresh()
+        await deps.keys.change(lambda seen: _of(seen, name), delete=True)
+    except ChangedError:
+        raise Problem(HTTPStatus.CONFLICT, "tenant.in_use", "the tenant has API keys; revoke them first") from None
 
 
 def view(tenant: Tenant) -> dict[str, Any]:
@@ -112,3 +90,10 @@ def view(tenant: Tenant) -> dict[str, Any]:
 def not_found() -> Problem:
     """Return what to say of a tenant that there is not."""
     return Problem(HTTPStatus.NOT_FOUND, "tenant.not_found", "there is no such tenant")
+
+
+def _of(seen: Access, name: str) -> Tenant:
+    found = seen.tenants.get(name)
+    if found is None:
+        raise not_found()
+    return found
