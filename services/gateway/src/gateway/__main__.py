@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="serve the API (the default)")
     key = commands.add_parser("new-key", help="make an API key: printed once, kept only as its digest")
-    key.add_argument("name", help="the tenant whose it is")
+    key.add_argument("name", help="the tenant that the key belongs to")
     scopes = sorted(SCOPES | {TASKS})
     key.add_argument("--scope", action="append", choices=scopes, help="default: tasks, which is all scopes of a tenant")
     key.add_argument("--expires", help="expiry as a date or an RFC 3339 time; default: never")

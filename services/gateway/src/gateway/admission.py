@@ -84,7 +84,7 @@ class Admission:
         return Problem(
             HTTPStatus.TOO_MANY_REQUESTS,
             "tenant.full",
-            f"{waiting} tasks of this tenant wait already",
+            f"{waiting} tasks of this tenant have not started: its limit is reached",
             retry_after=10,
         )
 

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/keys", tags=["API keys"], **audit.ROUTER)
     openapi_extra=openapi.json_request(schemas.NEW_API_KEY),
 )
 async def create_key(request: Request) -> Response:
-    """Make an API key of a tenant. The answer holds the key, which is never shown again."""
+    """Make an API key of a tenant. The response contains the key, which is never shown again."""
     asked = await json_body(request, schemas.NEW_API_KEY)
     key, text = await service.create(dependencies.of(request), asked)
     audit.note_resource(request, key.id)
@@ -34,7 +34,7 @@ async def create_key(request: Request) -> Response:
 
 @router.get("", response_model=schemas.ApiKeyList, responses=openapi.problems(401, 403, 422))
 async def get_keys(request: Request, query: Annotated[schemas.ApiKeyQuery, Query()]) -> Response:
-    """List API keys, the newest first. Those of the gateway's own configuration are not among them."""
+    """List API keys, the newest first. Keys of the gateway's configuration are not listed."""
     store = dependencies.of(request).keys.store
     found = [
         one for one in (await store.read()).api_keys.values() if query.tenant is None or one.tenant == query.tenant
@@ -60,7 +60,7 @@ async def get_key(request: Request, key_id: str) -> Response:
     openapi_extra=openapi.json_request(schemas.ROTATION),
 )
 async def rotate_key(request: Request, key_id: str) -> Response:
-    """Replace an API key. The old one is good as well until its grace period ends; 0 ends it within two seconds."""
+    """Replace an API key. The old key stays valid until the grace period ends; with 0 it ends within two seconds."""
     asked = await json_body(request, schemas.ROTATION)
     key, text = await service.rotate(dependencies.of(request), key_id, asked.grace_seconds)
     return JSONResponse(service.view(key) | {"key": text})
@@ -68,6 +68,6 @@ async def rotate_key(request: Request, key_id: str) -> Response:
 
 @router.delete("/{key_id}", status_code=HTTPStatus.NO_CONTENT, responses=openapi.problems(401, 403, 404))
 async def revoke_key(request: Request, key_id: str) -> Response:
-    """Revoke an API key for good. No gateway takes it after two seconds, and what it follows is closed."""
+    """Revoke an API key. Every gateway refuses it within two seconds and closes its event streams."""
     await service.revoke(dependencies.of(request), key_id)
     return Response(status_code=HTTPStatus.NO_CONTENT)

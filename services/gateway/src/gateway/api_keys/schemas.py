@@ -19,25 +19,26 @@ MAX_GRACE_SECONDS = 2_592_000
 
 
 class NewApiKey(BaseModel):
-    """An API key that is to be."""
+    """An API key to create."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tenant: Annotated[str, Field(pattern=NAME)] = Field(description="Whose it is.")
+    tenant: Annotated[str, Field(pattern=NAME)] = Field(description="The tenant that the key belongs to.")
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=len(SCOPES))] = Field(
-        description="What it may do. `operator` includes all scopes of a tenant, for every tenant; `admin` no others."
+        description="What the key may do. `operator` includes all scopes of a tenant, for every tenant. "
+        "`admin` includes no other scope."
     )
-    expires_at: Moment | None = Field(default=None, description="Until when it is good.")
+    expires_at: Moment | None = Field(default=None, description="When the key expires. Null: never.")
     description: Annotated[str, Field(max_length=500)] = Field(default="", description="For people.")
 
 
 class Rotation(BaseModel):
-    """How long the secret before the new one is still good."""
+    """How a key is replaced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     grace_seconds: Annotated[int, Field(ge=0, le=MAX_GRACE_SECONDS), INTEGRAL] = Field(
-        default=86_400, description="For how long the old key is good as well."
+        default=86_400, description="How long the old key stays valid."
     )
 
 
@@ -51,13 +52,15 @@ class ApiKey(BaseModel):
     description: str
     created_at: datetime
     expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To within half a minute; null: not yet.")
+    last_used_at: datetime | None = Field(
+        description="Accurate to about half a minute. Null: the key has not been used."
+    )
 
 
 class ApiKeyWithSecret(ApiKey):
     """An API key that has just been made."""
 
-    key: str = Field(description="The key itself, which is never shown again.")
+    key: str = Field(description="The key itself. It is never shown again.")
 
 
 class ApiKeyList(BaseModel):
@@ -71,7 +74,7 @@ class ApiKeyList(BaseModel):
 class ApiKeyQuery(PageQuery):
     """Which API keys are listed."""
 
-    tenant: Annotated[str, Field(pattern=NAME)] | None = Field(default=None, description="Only this tenant's.")
+    tenant: Annotated[str, Field(pattern=NAME)] | None = Field(default=None, description="Only keys of this tenant.")
 
 
 NEW_API_KEY: TypeAdapter[NewApiKey] = TypeAdapter(NewApiKey)

@@ -14,15 +14,18 @@ from gateway.intake.bodies import NDJSON
 router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[Depends(dependencies.permitted)])
 
 _EXPORT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "A page; or all of it, a row a line."}
+    200: {
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+        "description": "A page, or with `Accept: application/x-ndjson` every row on a line of its own.",
+    }
 }
 
 
 @router.get("", response_model=schemas.AuditList, responses=_EXPORT | openapi.problems(400, 401, 403, 422))
 async def get_audit(request: Request, query: Annotated[schemas.AuditFilter, Query()]) -> Response:
-    """List what operators and administrators have done, the newest first, for 90 days.
+    """List requests of operators and administrators that change something, the newest first. They are kept for 90 days.
 
-    With `Accept: application/x-ndjson` all of it comes, the oldest first.
+    With `Accept: application/x-ndjson` the response contains all of them, the oldest first.
     """
     deps = dependencies.of(request)
     client, prefix = deps.redis, deps.settings.key_prefix

@@ -14,18 +14,18 @@ _Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class AuditRow(BaseModel):
-    """One thing that an operator or an administrator has done, or was refused."""
+    """One request of an operator or an administrator, successful or refused."""
 
     at: datetime
-    actor: str = Field(description="The tenant of the API key.")
-    key_prefix: str = Field(description="How the API key begins; empty for none.")
+    actor: str = Field(description="The tenant that the API key belongs to.")
+    key_prefix: str = Field(description="The first characters of the API key.")
     action: str = Field(description="Like `pause_queue`.")
     resource_type: str
     resource_id: str
-    ip: str = Field(description="The address that the request came from, which is a proxy's where there is one.")
+    ip: str = Field(description="The address that the request came from; behind a proxy, that of the proxy.")
     user_agent: str
     trace_id: str
-    result: int = Field(description="The status of the answer.")
+    result: int = Field(description="HTTP status of the response.")
 
 
 class AuditList(BaseModel):
@@ -39,9 +39,9 @@ class AuditList(BaseModel):
 class AuditFilter(PageQuery):
     """Which rows are listed."""
 
-    actor: _Text | None = Field(default=None, description="Only what this tenant's keys did.")
+    actor: _Text | None = Field(default=None, description="Only requests with keys of this tenant.")
     action: _Text | None = Field(default=None, description="Only this action.")
-    resource_id: _Text | None = Field(default=None, description="Only what was done to this.")
+    resource_id: _Text | None = Field(default=None, description="Only requests about this resource.")
     created_after: Moment | None = Field(default=None, description="Not before this moment.")
     created_before: Moment | None = Field(default=None, description="Before this moment.")
 

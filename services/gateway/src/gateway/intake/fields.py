@@ -121,8 +121,8 @@ class TaskOptions(BaseModel):
     retry: Retry | None = Field(default=None, description="What happens when a step fails.")
     private: Annotated[tuple[Pointer, ...], Field(max_length=20)] = Field(
         default=(),
-        description="JSON pointers to input values for the function of the task alone, like `/customer/email`: they "
-        "are left out of lists, errors, logs, traces and dead letters.",
+        description="JSON pointers to input values that only the task's function may see, like `/customer/email`. "
+        "They are left out of lists, errors, logs, traces and dead letters.",
     )
     callback_url: Url | None = Field(
         default=None, description="Told of the task's end by a webhook, signed with the secret of `/v1/signing-secret`."

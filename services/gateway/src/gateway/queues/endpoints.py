@@ -38,7 +38,7 @@ async def get_queue(request: Request, name: str) -> Response:
     openapi_extra=openapi.json_request(schemas.LIMITS_CHANGE),
 )
 async def limit_queue(request: Request, name: str) -> Response:
-    """Limit how many messages of a queue run at once, and how many deliveries begin in a second. What waits is kept."""
+    """Limit how many messages of a queue run at once and how many are delivered per second. Others wait."""
     deps = dependencies.of(request)
     await service.check(deps, name)
     await service.limit(deps, name, await json_body(request, schemas.LIMITS_CHANGE))
@@ -52,7 +52,7 @@ async def limit_queue(request: Request, name: str) -> Response:
     openapi_extra=openapi.json_request(schemas.PAUSE),
 )
 async def pause_queue(request: Request, name: str) -> Response:
-    """Pause a queue: no worker takes anything of it. Running tasks end, new ones are accepted and wait."""
+    """Pause a queue: workers take no messages from it. Running tasks finish; new tasks are accepted and wait."""
     deps, caller = dependencies.of(request), dependencies.caller(request)
     await service.check(deps, name)
     await service.pause(deps, caller.tenant, name, await json_body(request, schemas.PAUSE))

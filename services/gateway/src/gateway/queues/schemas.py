@@ -11,11 +11,11 @@ from gateway.intake.fields import INTEGRAL, Moment
 
 
 class Paused(BaseModel):
-    """That nothing of a queue is delivered."""
+    """A pause of a queue: its messages are not delivered."""
 
     note: str
     since: datetime
-    until: datetime | None = Field(description="When it ends by itself; null: when somebody resumes the queue.")
+    until: datetime | None = Field(description="When the pause ends by itself. Null: when somebody resumes the queue.")
 
 
 class QueueState(BaseModel):
@@ -27,9 +27,9 @@ class QueueState(BaseModel):
     delayed: int
     dead: int
     oldest_age_seconds: float = Field(description="How long the next message has waited; 0 where none waits.")
-    paused: Paused | None = Field(description="Since when and why nothing of it is delivered; null: it is not paused.")
-    max_running: int | None = Field(description="Messages that run at once; null: no limit.")
-    rate: float | None = Field(description="Deliveries a second; null: no limit.")
+    paused: Paused | None = Field(description="The pause of the queue. Null: the queue is not paused.")
+    max_running: int | None = Field(description="Maximum number of messages that run at once. Null: no limit.")
+    rate: float | None = Field(description="Maximum number of deliveries per second. Null: no limit.")
 
 
 class Queues(BaseModel):
@@ -43,7 +43,7 @@ class NewPause(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    note: Annotated[str, Field(max_length=500)] = Field(default="", description="For people: why.")
+    note: Annotated[str, Field(max_length=500)] = Field(default="", description="Why the queue is paused, for people.")
     until: Moment | None = Field(default=None, description="When the queue resumes by itself.")
 
 
@@ -53,12 +53,12 @@ class LimitsChange(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_running: Annotated[int, Field(ge=1, le=1_000_000), INTEGRAL] | None = Field(
-        default=None, description="Messages that run at once, over all workers."
+        default=None, description="Maximum number of messages that run at once, over all workers."
     )
     rate: Annotated[float, Field(ge=0.001, le=100_000)] | None = Field(
         default=None,
-        description="Deliveries a second, over all workers and in the long run. What is unused of one second is saved, "
-        "and one delivery at least.",
+        description="Average number of deliveries per second, over all workers. Deliveries that one second did not use "
+        "may follow at once; at least one.",
     )
 
 

@@ -28,7 +28,7 @@ _BODY = openapi.problems(401, 403, 404, 408, 413, 415, 422)
     openapi_extra=openapi.json_request(schemas.NEW_TENANT),
 )
 async def create_tenant(request: Request) -> Response:
-    """Create a tenant: one for whom Offload works, with keys and limits of its own."""
+    """Create a tenant: an application or team with its own API keys and limits."""
     asked = await json_body(request, schemas.NEW_TENANT)
     audit.note_resource(request, asked.name)
     tenant = await service.create(dependencies.of(request), asked)
@@ -53,7 +53,7 @@ async def get_tenant(request: Request, name: _Name) -> Response:
     "/{name}", response_model=schemas.Tenant, responses=_BODY, openapi_extra=openapi.json_request(schemas.TENANT_CHANGE)
 )
 async def change_tenant(request: Request, name: _Name) -> Response:
-    """Change a tenant. Every gateway knows of it within two seconds."""
+    """Change a tenant. Every gateway applies the change within two seconds."""
     asked = await json_body(request, schemas.TENANT_CHANGE)
     return JSONResponse(service.view(await service.change(dependencies.of(request), name, asked)))
 

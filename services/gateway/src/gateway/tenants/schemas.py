@@ -18,7 +18,7 @@ _DESCRIPTION = Field(default="", description="For people.")
 
 
 class Limits(BaseModel):
-    """What a tenant may do. Null: as the gateway's settings have it."""
+    """Limits of a tenant. Null: the gateway's settings apply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,20 +29,20 @@ class Limits(BaseModel):
         default=None, description="How many tasks may be posted at once, above the rate."
     )
     max_waiting: Annotated[int, Field(ge=1, le=MAX_WAITING), INTEGRAL] | None = Field(
-        default=None, description="Tasks that have not started; further posts get 429 `tenant.full`."
+        default=None, description="Maximum number of tasks that have not started. Further posts get 429 `tenant.full`."
     )
     max_payload_bytes: Annotated[int, Field(ge=1, le=MAX_PAYLOAD_BYTES), INTEGRAL] | None = Field(
-        default=None, description="Size of a body or an upload, where it is less than the gateway's own limit."
+        default=None, description="Maximum size of a body or an upload. The gateway's own limits apply as well."
     )
 
 
 class NewTenant(BaseModel):
-    """A tenant that is to be."""
+    """A tenant to create."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=NAME)] = Field(
-        description="Of `A-Za-z0-9_.-`. A key of the key file belongs to the tenant of its name."
+        description="Letters, digits and `_.-`. A key in the key file belongs to the tenant with its name."
     )
     description: _Description = _DESCRIPTION
     limits: Limits = Field(default=Limits())
@@ -58,7 +58,7 @@ class TenantChange(BaseModel):
 
 
 class Tenant(BaseModel):
-    """One for whom Offload works."""
+    """An application or team that uses Offload."""
 
     name: str
     description: str
